@@ -1,0 +1,232 @@
+"""Which keys a query may attend to, and what is added to its scores: as rules of O(n) numbers, not n × n entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Largest block of weights that a computation holds at once: 8 Mi float32 entries, 32 MB.
+BLOCK_ENTRIES = 1 << 23
+
+
+def row_blocks(rows: Tensor, entries_per_row: int) -> Iterator[Tensor]:
+    """``rows`` in pieces of a bounded number of entries."""
+    step = max(1, BLOCK_ENTRIES // max(1, entries_per_row))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step]
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Which keys each query may attend to.
+
+    Causal masks, sliding windows, packed documents and padding all have one form: query i sees the keys
+    ``start_i ≤ j < stop_i`` that are not padding. Only a mask that has not is kept entry by entry.
+
+    Attributes:
+        start, stop: int32 [batch, query].
+        keep: bool [batch, key], False for padding.
+        dense: bool [batch, head or 1, query, key], or None.
+    """
+
+    start: Tensor
+    stop: Tensor
+    keep: Tensor
+    dense: Tensor | None = None
+
+    @classmethod
+    def full(cls, queries: int, keys: int) -> Mask:
+        """Every query sees every key."""
+        return cls(
+            torch.zeros(1, queries, dtype=torch.int32),
+            torch.full((1, queries), keys, dtype=torch.int32),
+            torch.ones(1, keys, dtype=torch.bool),
+        )
+
+    @classmethod
+    def causal(cls, queries: int, keys: int, window: int | None = None, offset: int = 0) -> Mask:
+        """Query i sees key j ≤ i + offset, and with a window only the last ``window`` of them."""
+        last = torch.arange(queries, dtype=torch.int32) + offset + 1
+        start = torch.zeros_like(last) if window is None else (last - window).clamp_min(0)
+        stop = last.clamp(0, keys)
+        return cls(start[None], stop[None], torch.ones(1, keys, dtype=torch.bool))
+
+    @classmethod
+    def of(cls, allowed: Tensor) -> Mask:
+        """The rule behind a boolean mask [batch, head or 1, query or 1, key], found and verified entry by entry."""
+        batch, heads, queries, keys = allowed.shape
+        allowed = allowed.cpu()
+        start = torch.empty(batch, queries, dtype=torch.int32)
+        stop = torch.empty(batch, queries, dtype=torch.int32)
+        keep = allowed.any(1).any(1)
+        at = torch.arange(keys, dtype=torch.int32)
+        ruled = heads == 1
+        for b in range(batch):
+            for r in range(0, queries, rows := max(1, BLOCK_ENTRIES // max(1, keys))):
+                block = allowed[b, 0, r : r + rows]
+                some = block.any(1)
+                first = torch.where(some, block.int().argmax(1).int(), 0)
+                last = torch.where(some, keys - block.flip(1).int().argmax(1).int(), 0)
+                start[b, r : r + rows], stop[b, r : r + rows] = first, last
+                if ruled:
+                    ruled = torch.equal((at >= first[:, None]) & (at < last[:, None]) & keep[b], block)
+        if ruled:
+            return cls(start, stop, keep)
+        # Per-head masks may reach further than head 0 does: the dense mask alone decides.
+        span = torch.zeros_like(start), torch.full_like(stop, keys)
+        return cls(*span, keep, allowed.clone())
+
+    def __and__(self, other: Mask) -> Mask:
+        if self.dense is not None or other.dense is not None:
+            raise NotImplementedError("only masks that are rules can be joined")
+        return Mask(
+            torch.maximum(self.start, other.start), torch.minimum(self.stop, other.stop), self.keep & other.keep
+        )
+
+    def spread(self, queries: int) -> Mask:
+        """The same rule for every query, from a mask of one row (padding masks [batch, 1, 1, key] have it)."""
+        if self.start.shape[1] == queries:
+            return self
+        dense = None if self.dense is None else self.dense.expand(-1, -1, queries, -1)
+        return Mask(self.start.expand(-1, queries), self.stop.expand(-1, queries), self.keep, dense)
+
+    def allowed(self, sample: int, rows: Tensor, head: int | None = None) -> Tensor:
+        """bool [row, key], or [head or 1, row, key] where ``head`` is None."""
+        b = sample % self.start.shape[0]
+        if self.dense is not None:
+            cells = self.dense[sample % self.dense.shape[0]]
+            return cells[:, rows] if head is None else cells[head % cells.shape[0]][rows]
+        at = torch.arange(self.keep.shape[1], dtype=torch.int32)
+        cells = (at >= self.start[b, rows, None]) & (at < self.stop[b, rows, None]) & self.keep[b % len(self.keep)]
+        return cells[None] if head is None else cells
+
+    def columns(self, cols: Tensor) -> Mask:
+        """The same mask over some of the keys, written out: a selection of columns is no interval any more."""
+        queries = self.start.shape[1]
+        if self.is_full:
+            return Mask.full(queries, len(cols))
+        if self.dense is not None:
+            cells = self.dense[..., cols]
+        else:
+            at = cols.to(torch.int32)
+            cells = ((at >= self.start[..., None]) & (at < self.stop[..., None]) & self.keep[:, None, cols])[:, None]
+        empty = torch.zeros(len(cells), queries, dtype=torch.int32)
+        return Mask(empty, empty + len(cols), torch.ones(len(cells), len(cols), dtype=torch.bool), cells)
+
+    @property
+    def is_full(self) -> bool:
+        """True when nothing is masked."""
+        return (
+            self.dense is None
+            and not bool(self.start.any())
+            and bool((self.stop == self.keep.shape[1]).all())
+            and bool(self.keep.all())
+        )
+
+    @property
+    def is_causal(self) -> bool:
+        """True when no query sees a later key."""
+        queries, keys = self.start.shape[1], self.keep.shape[1]
+        if queries < 2 or queries != keys:
+            return False
+        if self.dense is not None:
+            return not bool(self.dense.triu(1).any())
+        return bool((self.stop <= torch.arange(1, queries + 1)).all())
+
+    @property
+    def window(self) -> int | None:
+        """Width of a causal sliding window, or None."""
+        if self.dense is not None or not self.is_causal:
+            return None
+        widths = self.stop - self.start
+        widest = int(widths.max())
+        return widest if widest < self.keep.shape[1] and bool((widths[:, widest:] == widest).all()) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Bias:
+    """Numbers added to the scores: relative positions, ALiBi, a learned map.
+
+    Attributes:
+        offsets: float32 [batch, head, query + key − 1], bias_ij = offsets[j − i + query − 1] (a Toeplitz matrix), or
+        dense: float32 [batch, head, query, key].
+    """
+
+    offsets: Tensor | None = None
+    dense: Tensor | None = None
+
+    @classmethod
+    def of(cls, values: Tensor) -> Bias | None:
+        """The shortest exact form of [batch, head, query, key] numbers; None where all are zero."""
+        values = values.detach().float().cpu()
+        if not bool(values.any()):
+            return None
+        batch, heads, queries, keys = values.shape
+        # Row i of a Toeplitz matrix, shifted by one, is row i + 1: compare the matrix with itself one step down.
+        if queries > 1 and torch.equal(values[:, :, :-1, :-1], values[:, :, 1:, 1:]):
+            column = values[:, :, :, 0].flip(2)
+            return cls(offsets=torch.cat([column, values[:, :, 0, 1:]], dim=2))
+        return cls(dense=values.clone())
+
+    def block(self, sample: int, rows: Tensor, keys: int, head: int | None = None) -> Tensor:
+        """float32 [row, key], or [head, row, key] where ``head`` is None."""
+        source = self.offsets if self.offsets is not None else self.dense
+        assert source is not None
+        of_sample = source[sample % source.shape[0]]
+        chosen = of_sample if head is None else of_sample[head % of_sample.shape[0]][None]
+        if self.offsets is not None:
+            queries = source.shape[2] - keys + 1
+            at = torch.arange(keys)[None, :] - rows[:, None] + queries - 1
+            chosen = chosen[:, at]
+        else:
+            chosen = chosen[:, rows]
+        return chosen if head is None else chosen[0]
+
+    def columns(self, cols: Tensor, queries: int) -> Bias:
+        """The same numbers over some of the keys, written out."""
+        if self.dense is not None:
+            return Bias(dense=self.dense[..., cols])
+        assert self.offsets is not None
+        return Bias(dense=self.offsets[..., cols[None, :] - torch.arange(queries)[:, None] + queries - 1])
+
+    def plus(self, other: Bias | None, queries: int, keys: int) -> Bias:
+        """The sum of two biases, in the shortest form both have."""
+        if other is None:
+            return self
+        if self.offsets is not None and other.offsets is not None:
+            return Bias(offsets=self.offsets + other.offsets)
+        a, b = (one.columns(torch.arange(keys), queries).dense for one in (self, other))
+        assert a is not None and b is not None
+        return Bias(dense=a + b)
+
+
+def read(mask: Tensor, queries: int, keys: int, *, additive: bool) -> tuple[Mask | None, Bias | None]:
+    """What the tensor a model passes as its attention mask says: where attending is allowed, and what is added there.
+
+    bool masks keep where True, except in functions that add whatever they are given (``additive``). Float masks are
+    added; −inf, or the most negative number of their type, stands for "not allowed".
+
+    Args:
+        mask: [batch, key] with 1 for tokens and 0 for padding (flash kernels), or [batch, head or 1, query or 1, key or
+            more].
+        queries, keys: size of the map.
+        additive: True for eager functions.
+    """
+    mask = mask.detach().cpu()
+    if mask.dim() == 2:
+        rule = Mask.full(queries, keys)
+        return Mask(rule.start, rule.stop, mask[:, -keys:].bool()), None
+    mask = mask[..., :keys]
+    if mask.dtype == torch.bool and not additive:
+        return Mask.of(mask).spread(queries), None
+    values = mask.float()
+    if mask.dtype == torch.bool:
+        return None, Bias.of(values.expand(-1, -1, queries, -1))
+    allowed = values > torch.finfo(mask.dtype).min / 2
+    if bool(allowed.all()):
+        return None, Bias.of(values.expand(-1, -1, queries, -1))
+    numbers = values.masked_fill(~allowed, 0.0)
+    return Mask.of(allowed).spread(queries), Bias.of(numbers.expand(-1, -1, queries, -1))
