@@ -1,0 +1,744 @@
+"""A run of a model, turned into an :class:`~attnwidget.attention.Attention`.
+
+Two mechanisms listen while a model runs, and neither changes what it computes:
+
+* **The interface.** Most models in transformers call ``attention_interface(module, query, key, value, mask, …)``. While
+  a :class:`Recorder` is open, whatever implementation the model looks up there (eager, sdpa, flash, flex, its own) is
+  handed out in a wrapper that copies q and k, reads the mask as a rule, and calls the very function the model asked
+  for. The model is never switched to another implementation: six families would then compute something else.
+* **The functions.** Everything else (``nn.MultiheadAttention``, ``F.scaled_dot_product_attention``, a softmax written
+  by hand) is seen by a torch function mode. A softmax counts as attention when its result goes on to multiply values.
+
+Each captured call is checked at once: a few rows are recomputed from the copy and compared with the model's output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import threading
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+from tqdm.auto import tqdm
+
+from .attention import Attention, Check, Layer, Part
+from .masks import Bias, Mask, read
+from .tokens import Tokens
+
+# Rows of each call that are recomputed and compared with what the model computed.
+_CHECKED_ROWS = 6
+# Largest relative difference that rounding explains, per precision in which the model ran.
+_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+class NoAttentionError(ValueError):
+    """A model ran and no attention was seen by any mechanism."""
+
+
+# ── the two verbs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def capture(
+    model: nn.Module,
+    inputs: Any,
+    tokenizer: Any = None,
+    *,
+    target: str | None = None,
+    truncate: bool = False,
+    keep_values: bool = False,
+    progress: bool = True,
+    **forward: Any,
+) -> Attention:
+    """Run ``model`` once and keep the attention of every layer and head.
+
+    The model runs as it is: on its own device, in its own precision, with its own attention implementation; for the one
+    run in evaluation mode and without gradients. Afterwards it is as it was, also when the run fails.
+
+    Args:
+        model: any ``torch.nn.Module``: of transformers, timm, torchvision, or written by hand.
+        inputs: a text; or what the model takes: a mapping of keyword arguments (a tokenizer's or image processor's
+            output), a tensor, a tuple of positional arguments.
+        tokenizer: turns the text into ids and ids into labels. Needed for a text; for ids it gives readable labels.
+        target: for encoder-decoder models, the text the decoder reads.
+        truncate: cut a text that is longer than the model allows. Without it such a text is an error.
+        keep_values: keep the values V too (as large as K).
+        progress: a bar for runs that take longer than a second.
+        **forward: further keyword arguments of the model's ``forward``.
+
+    Returns:
+        The attention, with ``attention.check`` saying how well recomputed rows agree with the model's own output.
+
+    Raises:
+        ValueError: empty text, text too long, tokenizer and model that do not match.
+        NoAttentionError: the model ran and no attention was seen.
+
+    Example:
+        >>> from attnwidget import capture, tiny
+        >>> model, tokenizer = tiny.decoder()
+        >>> attention = capture(model, "The cat saw the dog.", tokenizer)
+        >>> attention[0, 1].row(3).sum().item()  # doctest: +ELLIPSIS
+        1.0...
+    """
+    args, kwargs, text = _arguments(model, inputs, tokenizer, target, truncate)
+    kwargs |= forward
+    _matching(model, kwargs, tokenizer)
+    recorder = Recorder(model, tokenizer, keep_values=keep_values)
+    recorder.text = text
+    with _evaluating(model), torch.no_grad(), _bar(model, progress) as bar, recorder:
+        recorder.on_call = bar.update
+        model(*args, **kwargs)
+    return recorder.attention
+
+
+def record(model: nn.Module, tokenizer: Any = None, *, keep_values: bool = False) -> Recorder:
+    """Listen to a model while you run it yourself.
+
+    >>> from attnwidget import record, tiny
+    >>> model, tokenizer = tiny.decoder()
+    >>> with record(model, tokenizer) as rec:
+    ...     output = model(**tokenizer("The cat saw the dog.", return_tensors="pt"))
+    >>> rec.attention.parts
+    ('decoder',)
+
+    Nothing is switched: gradients, training mode and dropout are as you set them. ``rec.attention`` is the last run of
+    the model inside the block, ``rec.attentions`` all of them (generation makes one for every step).
+    """
+    return Recorder(model, tokenizer, keep_values=keep_values)
+
+
+def load(name: str) -> tuple[nn.Module, Any]:
+    """A model and its tokenizer from a local folder or by name, with transformers.
+
+    The class named in the model's own configuration is taken, so that the whole model runs, its head included.
+
+    Raises:
+        OSError: no such folder, and no network to fetch that name from.
+    """
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(name)
+    named = [getattr(transformers, one, None) for one in config.architectures or ()]
+    maker = next((one for one in named if one is not None), transformers.AutoModel)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    return maker.from_pretrained(name), tokenizer
+
+
+# ── listening ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class _Run:
+    """One forward of the model: what went in, and the attention calls it made, in order."""
+
+    inputs: dict[str, Any]
+    calls: list[tuple[nn.Module | None, Layer]] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    tolerance: float = 0.0
+    rows: int = 0
+    skipped: str = ""
+
+
+class Recorder:
+    """What :func:`record` returns: open it around the runs you want to see.
+
+    Calls are recorded when they come from the thread that opened the recorder and from a module of this model; other
+    models may run at the same time.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any = None, *, keep_values: bool = False) -> None:
+        # A compiled model is a shell around the original; its modules are the ones that run.
+        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        self.tokenizer = tokenizer
+        self.keep_values = keep_values
+        self.text: str | None = None
+        self.on_call: Callable[[], Any] = lambda: None
+        self._modules: dict[int, tuple[str, nn.Module]] = {}
+        self._runs: list[_Run] = []
+        self._rules: dict[tuple[int, int, int], tuple[Tensor, Mask | None, Bias | None]] = {}
+        self._thread = 0
+        self._busy = False
+        self._open: contextlib.ExitStack | None = None
+
+    def __enter__(self) -> Recorder:
+        if self._open is not None:
+            raise RuntimeError("This recorder is open already. Use a new record(model) for a nested block.")
+        self._thread = threading.get_ident()
+        self._modules = {id(module): (name, module) for name, module in self.model.named_modules()}
+        with contextlib.ExitStack() as stack:
+            hook = self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
+            stack.callback(hook.remove)
+            if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+                # Compiled code calls neither the interface nor torch functions: for these runs it is run uncompiled.
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            for patched in _interface(self):
+                stack.enter_context(patched)
+            stack.enter_context(_Functions(self))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        stack, self._open = self._open, None
+        assert stack is not None
+        self._rules.clear()
+        stack.close()
+
+    @property
+    def attention(self) -> Attention:
+        """The attention of the last run.
+
+        Raises:
+            NoAttentionError: nothing has run yet, or it had no attention.
+        """
+        return self._attention(self._runs[-1] if self._runs else _Run({}))
+
+    @property
+    def attentions(self) -> tuple[Attention, ...]:
+        """The attention of every run that had any, in order."""
+        return tuple(self._attention(run) for run in self._runs if run.calls)
+
+    def listens_to(self, module: object) -> bool:
+        """True where a call from ``module`` is to be recorded now."""
+        return not self._busy and id(module) in self._modules and threading.get_ident() == self._thread
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if threading.get_ident() == self._thread:
+            # The first positional argument of every transformers model is its main input.
+            main = {getattr(module, "main_input_name", "input_ids"): args[0]} if args else {}
+            self._runs.append(_Run(inputs={**main, **kwargs}))
+
+    def running(self) -> tuple[str, nn.Module | None]:
+        """Name of the innermost module of this model that is running, read off the call stack."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            found = self._modules.get(id(frame.f_locals.get("self")))
+            if found:
+                return found
+            frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+        return "", None
+
+    def add(self, module: nn.Module | None, layer: Layer, value: Tensor | None, out: Tensor | None) -> None:
+        """Keep one call, compared with ``value`` [batch, kv_head, key, d] and ``out`` [batch, head, query, d]."""
+        if not self._runs:
+            self._runs.append(_Run({}))
+        run = self._runs[-1]
+        run.calls.append((module, layer))
+        if value is not None and out is not None:
+            self._compare(run, layer, value, out)
+        self.on_call()
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """A copy in host memory. A view would pin the fused q-k-v it was cut from, and static caches roll in place."""
+        return tensor.detach().to("cpu", copy=True)
+
+    def rules(self, mask: Tensor, queries: int, keys: int, *, additive: bool) -> tuple[Mask | None, Bias | None]:
+        """The mask and the bias behind the tensor a model passed as its attention mask; read once per tensor."""
+        known = self._rules.get((id(mask), queries, keys))
+        if known is None:
+            # The tensor itself is kept until the recorder closes, so that its id stays its own.
+            known = self._rules[id(mask), queries, keys] = (mask, *read(mask, queries, keys, additive=additive))
+        return known[1], known[2]
+
+    def _compare(self, run: _Run, layer: Layer, value: Tensor, out: Tensor) -> None:
+        batch, heads, queries, _ = layer.shape
+        if out.shape[:3] != (batch, heads, queries) or queries == 0:
+            run.skipped = run.skipped or f"{layer.name}: its output has another layout"
+            return
+        sample = len(run.errors) % batch
+        rows = torch.linspace(0, queries - 1, min(queries, _CHECKED_ROWS)).long()
+        # Rows without any key are padding: implementations differ in what they write there, and nobody reads it.
+        rows = rows[layer.mask.allowed(sample, rows).any(0).any(-1)]
+        if not len(rows):
+            return
+        values = value[sample].detach().cpu().float()
+        p = layer.block(sample, None, rows)[0]
+        # Heads that share values stand below each other: [kv_head, group · row, key] @ [kv_head, key, d].
+        ours = (p.reshape(len(values), -1, p.shape[-1]) @ values).reshape(heads, len(rows), -1)
+        theirs = out[sample].detach()[:, rows.to(out.device)].cpu().float()
+        largest = float(theirs.abs().max())
+        error = float((ours - theirs).abs().max())
+        run.errors.append(error / largest if largest > 0 else error)
+        run.tolerance = max(run.tolerance, _TOLERANCE.get(out.dtype, 5e-2))
+        run.rows += len(rows)
+
+    def _attention(self, run: _Run) -> Attention:
+        if not run.calls:
+            raise NoAttentionError(self._nothing())
+        check = _verdict(run)
+        notes = [] if check.ok else [check.text]
+        broken = sorted({layer.name for _, layer in run.calls if _is_broken(layer)}, key=str)
+        if broken:
+            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+            notes.append(f"{broken[0]}{more}: NaN or infinite numbers. They are drawn as ×.")
+        parts = _parts(self.model, run, self.tokenizer, self.text)
+        return Attention(parts, model=type(self.model).__name__, check=check, notes=notes)
+
+    def _nothing(self) -> str:
+        name = type(self.model).__name__
+        if not self._runs:
+            return f"{name} has not run inside the recording block yet, so there is no attention to show."
+        return (
+            f"No attention was seen while {name} ran. Looked for: calls through transformers' attention interface, "
+            "nn.MultiheadAttention, F.scaled_dot_product_attention, and a softmax whose result multiplies values. "
+            "A model without attention (convolution, state space) has none; a kernel called directly cannot be seen: "
+            "in that case bring the weights yourself, Attention.from_weights(…) or Attention.from_qk(…)."
+        )
+
+
+def _interface(recorder: Recorder) -> Iterator[contextlib.AbstractContextManager[Any]]:
+    """Patches that hand out transformers' attention functions wrapped; none where transformers is absent or too old."""
+    try:
+        from transformers.modeling_utils import AttentionInterface
+    except ImportError:
+        return
+    lookup = getattr(AttentionInterface, "get_interface", None)
+    if lookup is None:
+        # Before transformers 5.2 the eager functions never pass through here: the function mode sees all calls.
+        return
+
+    def get_interface(self: Any, name: str | None, default: Callable[..., Any]) -> Callable[..., Any]:
+        return _listening(recorder, lookup(self, name, default), name)
+
+    item = AttentionInterface.__getitem__
+
+    def indexed(self: Any, name: str) -> Callable[..., Any]:
+        # A few models index the mapping directly. Calls that come through both wrappers are recorded by the outer one.
+        return _listening(recorder, item(self, name), name)
+
+    yield patch.object(AttentionInterface, "get_interface", get_interface)
+    yield patch.object(AttentionInterface, "__getitem__", indexed)
+
+
+def _listening(recorder: Recorder, function: Callable[..., Any], name: str | None) -> Callable[..., Any]:
+    """``function`` of the attention interface, recorded when a module of this model calls it."""
+
+    def attend(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if not recorder.listens_to(module):
+            return function(module, *args, **kwargs)
+        given = dict(zip(("query", "key", "value", "attention_mask"), args, strict=False)) | kwargs
+        layer = _of_interface(recorder, module, name or "eager", given)
+        recorder._busy = True
+        try:
+            result = function(module, *args, **kwargs)
+        finally:
+            recorder._busy = False
+        out = result[0] if isinstance(result, tuple) else result
+        dropped = bool(given.get("dropout")) and module.training
+        checked = isinstance(out, Tensor) and out.dim() == 4 and not dropped
+        recorder.add(module, layer, given["value"], out.transpose(1, 2) if checked else None)
+        return result
+
+    return attend
+
+
+def _of_interface(recorder: Recorder, module: nn.Module, name: str, given: dict[str, Any]) -> Layer:
+    q, k = given["query"], given["key"]
+    queries, keys = q.shape[2], k.shape[2]
+    eager, flash = name.endswith("eager"), "flash" in name
+    mask, bias = _masked(recorder, given.get("attention_mask"), queries, keys, eager)
+    causal = given.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if causal is None else causal)
+    if flash and (causal or given.get("sliding_window")):
+        # Flash kernels get no mask but flags, and align the diagonal with the last query (the bottom right corner).
+        rule = Mask.causal(queries, keys, given.get("sliding_window"), offset=keys - queries)
+        mask = rule if mask is None else mask & rule
+    elif not eager and given.get("attention_mask") is None and causal and queries > 1:
+        mask = Mask.causal(queries, keys)
+    position = given.get("position_bias")
+    if position is not None:
+        also, numbers = recorder.rules(position[..., :keys], queries, keys, additive=True)
+        mask = also if mask is None else mask
+        bias = numbers if bias is None else bias.plus(numbers, queries, keys)
+    sink = next(
+        (s for s in (given.get("s_aux"), given.get("sinks"), getattr(module, "sinks", None)) if s is not None), None
+    )
+    if sink is not None:
+        sink = recorder.keep(sink).float()
+        sink = sink[None, :, None] if sink.dim() == 1 else sink.reshape(*sink.shape[:3])
+    scaling = given.get("scaling")
+    return Layer(
+        name=recorder._modules[id(module)][0],
+        mask=Mask.full(queries, keys) if mask is None else mask,
+        q=recorder.keep(q),
+        k=recorder.keep(k),
+        v=recorder.keep(given["value"]) if recorder.keep_values else None,
+        scale=q.shape[-1] ** -0.5 if scaling is None else float(scaling),
+        softcap=given.get("softcap"),
+        bias=bias,
+        sink=sink,
+    )
+
+
+def _masked(recorder: Recorder, mask: Any, queries: int, keys: int, additive: bool) -> tuple[Mask | None, Bias | None]:
+    if mask is None:
+        return None, None
+    if not isinstance(mask, Tensor):
+        # flex_attention's BlockMask holds a function of (batch, head, query, key) indices.
+        at = torch.arange(mask.shape[0], device=mask.kv_num_blocks.device)[:, None, None, None]
+        i, j = (torch.arange(n, device=at.device) for n in (queries, keys))
+        cells = mask.mask_mod(at, torch.zeros_like(at), i[:, None], j)
+        return Mask.of(cells.expand(len(at), 1, queries, keys)), None
+    return recorder.rules(mask, queries, keys, additive=additive)
+
+
+class _Functions(TorchFunctionMode):
+    """Sees every torch function call of this thread while a recorder is open."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+        # The latest softmax result and what became of it since (dropout, cast, view): id → (tensor, weights, module).
+        self.candidates: dict[int, tuple[Tensor, Tensor, tuple[str, nn.Module | None]]] = {}
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types_: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.recorder._busy:
+            return function(*args, **kwargs)
+        if function is F.multi_head_attention_forward:
+            # A mode is off while it handles a call, and this one makes calls of its own that must be seen.
+            with self:
+                return _multi_head_attention(*args, **kwargs)
+        if function is F.scaled_dot_product_attention:
+            return self._sdpa(args, kwargs)
+        result = function(*args, **kwargs)
+        if function in _SOFTMAX:
+            self._softmax(result, args, kwargs)
+        elif self.candidates:
+            self._follow(function, args, result)
+        return result
+
+    def _sdpa(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = F.scaled_dot_product_attention(*args, **kwargs)
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
+        given = dict(zip(names, args, strict=False)) | kwargs
+        q, k, v = (_rank4(given[one]) for one in names[:3])
+        name, module = self.recorder.running()
+        if module is None or 0 in q.shape:
+            return result
+        queries, keys = q.shape[2], k.shape[2]
+        mask, bias = None, None
+        if given.get("attn_mask") is not None:
+            mask, bias = self.recorder.rules(_rank4(given["attn_mask"]), queries, keys, additive=False)
+        elif given.get("is_causal"):
+            mask = Mask.causal(queries, keys)
+        scale = given.get("scale")
+        layer = Layer(
+            name=name,
+            mask=Mask.full(queries, keys) if mask is None else mask,
+            q=self.recorder.keep(q),
+            k=self.recorder.keep(k),
+            v=self.recorder.keep(v) if self.recorder.keep_values else None,
+            scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
+            bias=bias,
+        )
+        self.recorder.add(module, layer, v, _rank4(result) if not given.get("dropout_p") else None)
+        return result
+
+    def _softmax(self, result: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+        if result.dim() >= 3 and dim in (-1, result.dim() - 1):
+            self.candidates = {id(result): (result, result, self.recorder.running())}
+
+    def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
+        found = next((self.candidates[id(a)] for a in _operands(args) if id(a) in self.candidates), None)
+        if found is None:
+            return
+        _, weights, (name, module) = found
+        if function in _PRODUCTS:
+            self.candidates = {}
+            if module is not None:
+                self.recorder.add(module, _stored(name, weights, self.recorder), None, None)
+        elif isinstance(result, Tensor):
+            self.candidates[id(result)] = (result, weights, (name, module))
+
+    def __exit__(self, *error: object) -> None:
+        self.candidates = {}
+        super().__exit__(*error)
+
+
+_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
+_PRODUCTS = {
+    torch.matmul, torch.bmm, torch.einsum, torch.baddbmm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm
+}  # fmt: skip
+# The body of torch's own function under another name. Called as itself it would hand itself back to the mode for ever;
+# its copy does not ask whether a mode is open, and the functions it calls do.
+_body = F.multi_head_attention_forward
+_multi_head_attention = types.FunctionType(
+    _body.__code__, {**_body.__globals__, "has_torch_function": lambda _: False}, _body.__name__, _body.__defaults__
+)
+_multi_head_attention.__kwdefaults__ = _body.__kwdefaults__
+
+
+def _operands(args: tuple[Any, ...]) -> Iterator[Any]:
+    for one in args[:3]:
+        # einsum and cat take their operands in a list.
+        yield from one if isinstance(one, (list, tuple)) else (one,)
+
+
+def _rank4(tensor: Tensor) -> Tensor:
+    """[…, head, token, d] with exactly one batch axis: leading axes beyond it (windows, groups) are folded into it."""
+    if tensor.dim() > 4:
+        return tensor.reshape(-1, *tensor.shape[-3:])
+    return tensor[(None,) * (4 - tensor.dim())]
+
+
+def _stored(name: str, weights: Tensor, recorder: Recorder) -> Layer:
+    w = weights.detach()
+    if w.dim() == 3:
+        # [batch · head, query, key], as older models fold them: unfold by the batch size of the run.
+        run = recorder._runs[-1].inputs if recorder._runs else {}
+        batch = next((v.shape[0] for v in run.values() if isinstance(v, Tensor) and v.dim()), 1)
+        w = w.reshape(batch, -1, *w.shape[1:]) if w.shape[0] % batch == 0 else w[None]
+    w = recorder.keep(_rank4(w))
+    causal = w.shape[2] == w.shape[3] > 1 and not bool(w.triu(1).any())
+    mask = Mask.causal(*w.shape[2:]) if causal else Mask.full(*w.shape[2:])
+    return Layer(name=name, mask=mask, weights=w)
+
+
+def _is_broken(layer: Layer) -> bool:
+    held = (layer.weights,) if layer.weights is not None else (layer.q, layer.k)
+    # A sum costs a fraction of looking at every entry, and is finite wherever all of them are and none is huge.
+    return any(not bool(torch.isfinite(t.sum())) and not bool(torch.isfinite(t).all()) for t in held if t is not None)
+
+
+def _verdict(run: _Run) -> Check:
+    worst = max(run.errors, default=0.0, key=lambda e: float("inf") if e != e else e)
+    # A NaN in the output is the model's own; the notes say so. Written so that NaN fails the comparison.
+    ok = all(e <= run.tolerance for e in run.errors)
+    calls = f"{len(run.calls)} attention calls"
+    if not run.errors:
+        stored = all(layer.weights is not None for _, layer in run.calls)
+        text = (
+            f"{calls}; these are the very weights the model computed."
+            if stored
+            else f"{calls}; not compared with the model's output ({run.skipped or 'dropout is on'})."
+        )
+        return Check(True, 0.0, 0, 0.0, text)
+    text = (
+        f"{run.rows} rows of {calls} recomputed: they reproduce the model's own output to {worst:.1e}."
+        if ok
+        else f"The recomputed attention does not reproduce the model's output: {worst:.1e} off (at most "
+        f"{run.tolerance:.0e} is rounding). Do not trust these maps; please report the model."
+    )
+    return Check(ok, worst, run.rows, run.tolerance, text)
+
+
+# ── what the calls belong to ─────────────────────────────────────────────────────────────────────────────────────────
+
+_CROSS = ("cross", "encoder_attn", "encdec", "multihead_attn")
+_TITLES = {
+    "decoder": "decoder self-attention",
+    "encoder": "encoder self-attention",
+    "cross": "cross-attention, decoder to encoder",
+    "vision": "image self-attention",
+    "audio": "audio self-attention",
+}
+
+
+def _parts(model: nn.Module, run: _Run, tokenizer: Any, text: str | None) -> list[Part]:
+    """Calls that share their module's place and their axes become one part, in the order in which they ran."""
+    groups: dict[tuple[Any, ...], list[tuple[nn.Module | None, Layer]]] = {}
+    for module, layer in run.calls:
+        stem = re.sub(r"\d+", "*", layer.name)
+        groups.setdefault((stem, layer.shape[0], *layer.shape[2:]), []).append((module, layer))
+    axes = _Axes(model, run.inputs, tokenizer, text)
+    parts: dict[str, Part] = {}
+    for (stem, *_), calls in groups.items():
+        layers = tuple(layer for _, layer in calls)
+        role = _role(model, stem, layers)
+        name, count = role, 2
+        while name in parts:
+            name, count = f"{role} {count}", count + 1
+        queries, keys = axes.of(role, layers[0])
+        parts[name] = Part(name, layers, queries, keys, title=name.replace(role, _TITLES[role], 1))
+    return list(parts.values())
+
+
+def _role(model: nn.Module, stem: str, layers: tuple[Layer, ...]) -> str:
+    lowered = stem.lower()
+    if any(word in lowered for word in _CROSS):
+        return "cross"
+    if "vision" in lowered or "visual" in lowered or getattr(model, "main_input_name", "") == "pixel_values":
+        return "vision"
+    if "audio" in lowered:
+        return "audio"
+    both = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    if both or isinstance(model, nn.Transformer):
+        return "decoder" if "decoder" in lowered else "encoder"
+    return "decoder" if layers[0].mask.is_causal else "encoder"
+
+
+class _Axes:
+    """Labels for the axes, as far as the inputs of the run tell."""
+
+    def __init__(self, model: nn.Module, inputs: dict[str, Any], tokenizer: Any, text: str | None) -> None:
+        self.model, self.inputs, self.tokenizer, self.text = model, inputs, tokenizer, text
+        self.both = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+    def of(self, role: str, layer: Layer) -> tuple[Tokens, Tokens]:
+        _, _, queries, keys = layer.shape
+        inputs, decoder = self._ids("input_ids"), self._ids("decoder_input_ids")
+        if self.both and decoder is None and inputs is not None:
+            decoder = self._shifted(inputs)
+        reads = decoder if self.both and role in ("decoder", "cross") else inputs
+        looks = inputs if role in ("encoder", "cross") else reads
+        along_queries = self._axis(role, reads, queries, reads is inputs)
+        if role != "cross" and queries == keys:
+            return along_queries, along_queries
+        return along_queries, self._axis("encoder" if role == "cross" else role, looks, keys, looks is inputs)
+
+    def _axis(self, role: str, ids: Tensor | None, size: int, is_text: bool) -> Tokens:
+        if role == "vision":
+            return self._patches(size)
+        if ids is None or ids.shape[1] != size:
+            return Tokens.positions(size)
+        of_first = ids[0].tolist()
+        if self.tokenizer is None:
+            return Tokens(labels=tuple(map(str, of_first)), ids=tuple(of_first))
+        spans = self._spans(of_first) if is_text and self.text is not None else None
+        return Tokens.of(self.tokenizer, of_first, self.text if spans else None, spans)
+
+    def _ids(self, name: str) -> Tensor | None:
+        ids = self.inputs.get(name)
+        return ids if isinstance(ids, Tensor) and ids.dim() == 2 and not ids.is_floating_point() else None
+
+    def _spans(self, ids: list[int]) -> list[tuple[int, int]] | None:
+        """Character spans of a text that the tokenizer turns into these very ids (truncation cuts the end)."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            return None
+        made = self.tokenizer(self.text, return_offsets_mapping=True, truncation=True, max_length=len(ids))
+        return [tuple(span) for span in made["offset_mapping"]] if made["input_ids"] == ids else None
+
+    def _shifted(self, ids: Tensor) -> Tensor | None:
+        """BART reads its own input moved by one where it is given nothing to decode."""
+        config = self.model.config
+        start = getattr(config, "decoder_start_token_id", None)
+        return None if start is None else torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
+
+    def _patches(self, size: int) -> Tokens:
+        pixels = self.inputs.get("pixel_values")
+        config = getattr(self.model, "config", None)
+        patch_size = getattr(config, "patch_size", None)
+        if isinstance(pixels, Tensor) and pixels.dim() == 4 and isinstance(patch_size, int):
+            rows, columns = pixels.shape[2] // patch_size, pixels.shape[3] // patch_size
+            before = size - rows * columns
+            if 0 <= before <= 16:
+                return Tokens.patches(rows, columns, before)
+        return Tokens.positions(size)
+
+
+# ── what goes in, and leaving things as they were ────────────────────────────────────────────────────────────────────
+
+
+def _arguments(
+    model: nn.Module, inputs: Any, tokenizer: Any, target: str | None, truncate: bool
+) -> tuple[tuple[Any, ...], dict[str, Any], str | None]:
+    """Positional and keyword arguments of the model's forward, on its device; and the text, where there is one."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def here(value: Any) -> Any:
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    if isinstance(inputs, str):
+        encoded = _encoded(model, inputs, tokenizer, truncate, "text")
+        text = inputs
+        kwargs = {name: here(value) for name, value in encoded.items()}
+    elif isinstance(inputs, Mapping):
+        text, kwargs = None, {name: here(value) for name, value in inputs.items()}
+    elif isinstance(inputs, Tensor):
+        return (here(inputs),), {}, None
+    elif isinstance(inputs, tuple):
+        return tuple(map(here, inputs)), {}, None
+    else:
+        raise TypeError(
+            f"inputs is a {type(inputs).__name__}. Pass a text, a mapping of the model's keyword arguments, a "
+            "tensor, or a tuple of tensors."
+        )
+    if target is not None:
+        kwargs["decoder_input_ids"] = here(_encoded(model, target, tokenizer, truncate, "target")["input_ids"])
+    elif text is not None and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise ValueError(
+            f"{type(model).__name__} has an encoder and a decoder: say what the decoder reads, target='…', or pass "
+            "decoder_input_ids in a mapping."
+        )
+    return (), kwargs, text
+
+
+def _encoded(model: nn.Module, text: str, tokenizer: Any, truncate: bool, what: str) -> Mapping[str, Any]:
+    if tokenizer is None:
+        raise ValueError(f"A {what} needs a tokenizer: capture(model, text, tokenizer).")
+    if not callable(tokenizer):
+        raise TypeError(f"tokenizer is a {type(tokenizer).__name__}, not a tokenizer.")
+    limit = _limit(model, tokenizer)
+    cut = {"truncation": True, "max_length": limit} if truncate and limit else {}
+    encoded: Mapping[str, Any] = tokenizer(text, return_tensors="pt", **cut)
+    ids = encoded["input_ids"]
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    if ids.shape[1] == 0 or (all(i in special for i in ids[0].tolist()) and not text.strip()):
+        raise ValueError(f"The {what} is empty: there are no tokens to attend to.")
+    if limit and ids.shape[1] > limit:
+        raise ValueError(
+            f"The {what} has {ids.shape[1]} tokens, and {type(model).__name__} takes at most {limit}. Pass "
+            f"truncate=True to keep the first {limit}, or shorten it."
+        )
+    return encoded
+
+
+def _limit(model: nn.Module, tokenizer: Any) -> int | None:
+    """Most tokens the model takes, from its configuration and its tokenizer; None where neither says."""
+    config = getattr(model, "config", None)
+    stated = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
+    stated.append(getattr(tokenizer, "model_max_length", None))
+    # A tokenizer that does not know says 10³⁰.
+    limits = [int(n) for n in stated if isinstance(n, int) and 0 < n < 10**9]
+    return min(limits, default=None)
+
+
+def _matching(model: nn.Module, kwargs: Mapping[str, Any], tokenizer: Any) -> None:
+    """Refuse ids that the model has no embedding for, before torch does it with an index out of range."""
+    ids = kwargs.get("input_ids")
+    try:
+        table = model.get_input_embeddings()  # type: ignore[operator]  # absent on plain modules
+    except (AttributeError, NotImplementedError, TypeError):
+        return
+    rows = getattr(getattr(table, "weight", None), "shape", (0,))[0]
+    if isinstance(ids, Tensor) and ids.numel() and rows and int(ids.max()) >= rows:
+        whose = f"The tokenizer ({type(tokenizer).__name__})" if tokenizer is not None else "The input"
+        raise ValueError(
+            f"{whose} makes token id {int(ids.max())}, but {type(model).__name__} has embeddings for {rows} ids only. "
+            "Pass the tokenizer that belongs to this model."
+        )
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every module gets back exactly the flag it had."""
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+@contextlib.contextmanager
+def _bar(model: nn.Module, wanted: bool) -> Iterator[Any]:
+    """A progress bar over the attention layers, shown only when the run takes longer than a second."""
+    config = getattr(model, "config", None)
+    names = ("num_hidden_layers", "n_layer", "num_layers", "encoder_layers", "decoder_layers")
+    total = max((n for n in (getattr(config, name, 0) for name in names) if isinstance(n, int)), default=0)
+    with tqdm(
+        total=total or None, desc="capturing attention", unit="layer", delay=1.0, leave=False, disable=not wanted
+    ) as bar:
+        yield bar

