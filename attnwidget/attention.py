@@ -183,13 +183,19 @@ class Check:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Layers that share their axes: an encoder, a decoder, the attention of one to the other, an image tower."""
+    """Layers that share their axes: an encoder, a decoder, the attention of one to the other, an image tower.
+
+    Attributes:
+        queries, keys: the axes of the text or image in view.
+        axes: [batch] pairs of axes, where the texts of a batch differ.
+    """
 
     name: str
     layers: tuple[Layer, ...]
     queries: Tokens
     keys: Tokens
     title: str = ""
+    axes: tuple[tuple[Tokens, Tokens], ...] = ()
 
     def __post_init__(self) -> None:
         for layer in self.layers:
@@ -392,9 +398,14 @@ class Attention:
         """The same attention with another text of the batch in view. Nothing is copied."""
         if not -self.samples <= sample < self.samples:
             raise IndexError(f"Sample {sample} of a batch of {self.samples}.")
-        other = object.__new__(Attention)
-        other.__dict__.update(self.__dict__, sample=sample % self.samples)
-        return other
+        at = sample % self.samples
+        shown = [
+            replace(part, queries=part.axes[at % len(part.axes)][0], keys=part.axes[at % len(part.axes)][1])
+            if part.axes
+            else part
+            for part in self._parts.values()
+        ]
+        return Attention(shown, model=self.model, check=self.check, notes=self.notes, sample=at)
 
     def __repr__(self) -> str:
         parts = ", ".join(

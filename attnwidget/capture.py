@@ -15,7 +15,6 @@ Each captured call is checked at once: a few rows are recomputed from the copy a
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 import threading
 import types
@@ -25,14 +24,14 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
 import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from tqdm.auto import tqdm
 
-from .attention import Attention, Check, Layer, Part
+from .attention import Attention, Check, Layer
 from .masks import Bias, Mask, read
-from .tokens import Tokens
+from .parts import parts_of
 
 # Rows of each call that are recomputed and compared with what the model computed.
 _CHECKED_ROWS = 6
@@ -140,7 +139,7 @@ class _Run:
     """One forward of the model: what went in, and the attention calls it made, in order."""
 
     inputs: dict[str, Any]
-    calls: list[tuple[nn.Module | None, Layer]] = field(default_factory=list)
+    calls: list[Layer] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
     tolerance: float = 0.0
     rows: int = 0
@@ -225,12 +224,12 @@ class Recorder:
             frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
         return "", None
 
-    def add(self, module: nn.Module | None, layer: Layer, value: Tensor | None, out: Tensor | None) -> None:
+    def add(self, layer: Layer, value: Tensor | None, out: Tensor | None) -> None:
         """Keep one call, compared with ``value`` [batch, kv_head, key, d] and ``out`` [batch, head, query, d]."""
         if not self._runs:
             self._runs.append(_Run({}))
         run = self._runs[-1]
-        run.calls.append((module, layer))
+        run.calls.append(layer)
         if value is not None and out is not None:
             self._compare(run, layer, value, out)
         self.on_call()
@@ -274,11 +273,11 @@ class Recorder:
             raise NoAttentionError(self._nothing())
         check = _verdict(run)
         notes = [] if check.ok else [check.text]
-        broken = sorted({layer.name for _, layer in run.calls if _is_broken(layer)}, key=str)
+        broken = sorted({layer.name for layer in run.calls if _is_broken(layer)}, key=str)
         if broken:
             more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
             notes.append(f"{broken[0]}{more}: NaN or infinite numbers. They are drawn as ×.")
-        parts = _parts(self.model, run, self.tokenizer, self.text)
+        parts = parts_of(self.model, run.calls, run.inputs, self.tokenizer, self.text)
         return Attention(parts, model=type(self.model).__name__, check=check, notes=notes)
 
     def _nothing(self) -> str:
@@ -333,7 +332,7 @@ def _listening(recorder: Recorder, function: Callable[..., Any], name: str | Non
         out = result[0] if isinstance(result, tuple) else result
         dropped = bool(given.get("dropout")) and module.training
         checked = isinstance(out, Tensor) and out.dim() == 4 and not dropped
-        recorder.add(module, layer, given["value"], out.transpose(1, 2) if checked else None)
+        recorder.add(layer, given["value"], out.transpose(1, 2) if checked else None)
         return result
 
     return attend
@@ -441,7 +440,7 @@ class _Functions(TorchFunctionMode):
             scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
             bias=bias,
         )
-        self.recorder.add(module, layer, v, _rank4(result) if not given.get("dropout_p") else None)
+        self.recorder.add(layer, v, _rank4(result) if not given.get("dropout_p") else None)
         return result
 
     def _softmax(self, result: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -457,7 +456,7 @@ class _Functions(TorchFunctionMode):
         if function in _PRODUCTS:
             self.candidates = {}
             if module is not None:
-                self.recorder.add(module, _stored(name, weights, self.recorder), None, None)
+                self.recorder.add(_stored(name, weights, self.recorder), None, None)
         elif isinstance(result, Tensor):
             self.candidates[id(result)] = (result, weights, (name, module))
 
@@ -517,7 +516,7 @@ def _verdict(run: _Run) -> Check:
     ok = all(e <= run.tolerance for e in run.errors)
     calls = f"{len(run.calls)} attention calls"
     if not run.errors:
-        stored = all(layer.weights is not None for _, layer in run.calls)
+        stored = all(layer.weights is not None for layer in run.calls)
         text = (
             f"{calls}; these are the very weights the model computed."
             if stored
@@ -531,110 +530,6 @@ def _verdict(run: _Run) -> Check:
         f"{run.tolerance:.0e} is rounding). Do not trust these maps; please report the model."
     )
     return Check(ok, worst, run.rows, run.tolerance, text)
-
-
-# ── what the calls belong to ─────────────────────────────────────────────────────────────────────────────────────────
-
-_CROSS = ("cross", "encoder_attn", "encdec", "multihead_attn")
-_TITLES = {
-    "decoder": "decoder self-attention",
-    "encoder": "encoder self-attention",
-    "cross": "cross-attention, decoder to encoder",
-    "vision": "image self-attention",
-    "audio": "audio self-attention",
-}
-
-
-def _parts(model: nn.Module, run: _Run, tokenizer: Any, text: str | None) -> list[Part]:
-    """Calls that share their module's place and their axes become one part, in the order in which they ran."""
-    groups: dict[tuple[Any, ...], list[tuple[nn.Module | None, Layer]]] = {}
-    for module, layer in run.calls:
-        stem = re.sub(r"\d+", "*", layer.name)
-        groups.setdefault((stem, layer.shape[0], *layer.shape[2:]), []).append((module, layer))
-    axes = _Axes(model, run.inputs, tokenizer, text)
-    parts: dict[str, Part] = {}
-    for (stem, *_), calls in groups.items():
-        layers = tuple(layer for _, layer in calls)
-        role = _role(model, stem, layers)
-        name, count = role, 2
-        while name in parts:
-            name, count = f"{role} {count}", count + 1
-        queries, keys = axes.of(role, layers[0])
-        parts[name] = Part(name, layers, queries, keys, title=name.replace(role, _TITLES[role], 1))
-    return list(parts.values())
-
-
-def _role(model: nn.Module, stem: str, layers: tuple[Layer, ...]) -> str:
-    lowered = stem.lower()
-    if any(word in lowered for word in _CROSS):
-        return "cross"
-    if "vision" in lowered or "visual" in lowered or getattr(model, "main_input_name", "") == "pixel_values":
-        return "vision"
-    if "audio" in lowered:
-        return "audio"
-    both = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-    if both or isinstance(model, nn.Transformer):
-        return "decoder" if "decoder" in lowered else "encoder"
-    return "decoder" if layers[0].mask.is_causal else "encoder"
-
-
-class _Axes:
-    """Labels for the axes, as far as the inputs of the run tell."""
-
-    def __init__(self, model: nn.Module, inputs: dict[str, Any], tokenizer: Any, text: str | None) -> None:
-        self.model, self.inputs, self.tokenizer, self.text = model, inputs, tokenizer, text
-        self.both = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-
-    def of(self, role: str, layer: Layer) -> tuple[Tokens, Tokens]:
-        _, _, queries, keys = layer.shape
-        inputs, decoder = self._ids("input_ids"), self._ids("decoder_input_ids")
-        if self.both and decoder is None and inputs is not None:
-            decoder = self._shifted(inputs)
-        reads = decoder if self.both and role in ("decoder", "cross") else inputs
-        looks = inputs if role in ("encoder", "cross") else reads
-        along_queries = self._axis(role, reads, queries, reads is inputs)
-        if role != "cross" and queries == keys:
-            return along_queries, along_queries
-        return along_queries, self._axis("encoder" if role == "cross" else role, looks, keys, looks is inputs)
-
-    def _axis(self, role: str, ids: Tensor | None, size: int, is_text: bool) -> Tokens:
-        if role == "vision":
-            return self._patches(size)
-        if ids is None or ids.shape[1] != size:
-            return Tokens.positions(size)
-        of_first = ids[0].tolist()
-        if self.tokenizer is None:
-            return Tokens(labels=tuple(map(str, of_first)), ids=tuple(of_first))
-        spans = self._spans(of_first) if is_text and self.text is not None else None
-        return Tokens.of(self.tokenizer, of_first, self.text if spans else None, spans)
-
-    def _ids(self, name: str) -> Tensor | None:
-        ids = self.inputs.get(name)
-        return ids if isinstance(ids, Tensor) and ids.dim() == 2 and not ids.is_floating_point() else None
-
-    def _spans(self, ids: list[int]) -> list[tuple[int, int]] | None:
-        """Character spans of a text that the tokenizer turns into these very ids (truncation cuts the end)."""
-        if not getattr(self.tokenizer, "is_fast", False):
-            return None
-        made = self.tokenizer(self.text, return_offsets_mapping=True, truncation=True, max_length=len(ids))
-        return [tuple(span) for span in made["offset_mapping"]] if made["input_ids"] == ids else None
-
-    def _shifted(self, ids: Tensor) -> Tensor | None:
-        """BART reads its own input moved by one where it is given nothing to decode."""
-        config = self.model.config
-        start = getattr(config, "decoder_start_token_id", None)
-        return None if start is None else torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
-
-    def _patches(self, size: int) -> Tokens:
-        pixels = self.inputs.get("pixel_values")
-        config = getattr(self.model, "config", None)
-        patch_size = getattr(config, "patch_size", None)
-        if isinstance(pixels, Tensor) and pixels.dim() == 4 and isinstance(patch_size, int):
-            rows, columns = pixels.shape[2] // patch_size, pixels.shape[3] // patch_size
-            before = size - rows * columns
-            if 0 <= before <= 16:
-                return Tokens.patches(rows, columns, before)
-        return Tokens.positions(size)
 
 
 # ── what goes in, and leaving things as they were ────────────────────────────────────────────────────────────────────

@@ -123,6 +123,13 @@ def test_padded_batches_agree_on_every_row_that_has_keys(family: str, implementa
         assert attention.select(1)[0, 0].padding.tolist() == [True] * 4 + [False] * 5
 
 
+def test_every_text_of_a_batch_keeps_its_own_tokens() -> None:
+    model, tokenizer = minilm()
+    attention = capture(model, dict(tokenizer(["the cat", "a dog"], return_tensors="pt")), tokenizer)
+    assert attention.tokens.labels == ("[CLS]", "the", "cat", "[SEP]")
+    assert attention.select(1).tokens.labels == ("[CLS]", "a", "dog", "[SEP]")
+
+
 @pytest.mark.parametrize("average", [True, False])
 def test_multihead_attention_of_torch_is_seen_per_head(average: bool) -> None:
     """Oracle: the weights nn.MultiheadAttention itself returns when asked."""
@@ -179,7 +186,7 @@ def test_a_bare_scaled_dot_product_is_seen() -> None:
     """Oracle: the formula, written out."""
     torch.manual_seed(0)
     model, x = Bare().eval(), torch.randn(1, 6, 16)
-    q, k, _ = model.qkv(x).view(1, 6, 3, 4, 4).permute(2, 0, 3, 1, 4)
+    q, k, _ = model.qkv(x).detach().view(1, 6, 3, 4, 4).permute(2, 0, 3, 1, 4)
     expected = (q @ k.mT / 2).masked_fill(torch.ones(6, 6, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
     attention = capture(model, x)
     assert float((attention[0, 1].weights() - expected[0, 1]).abs().max()) <= 1e-6
