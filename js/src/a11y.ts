@@ -1,0 +1,236 @@
+/** What is read rather than seen: elements with roles and names, keyboard in groups, the live line, and the sentences. */
+
+import { MASKED, PADDED, strongest } from "./math.ts";
+import type { PartInfo, Selection } from "./wire.ts";
+
+// ── elements ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+type Attributes = Readonly<Record<string, string | number>>;
+
+/** An element with attributes and children. Text goes in as text nodes: nothing a token holds is ever read as markup. */
+export function element<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: Attributes = {}, ...children: (Node | string)[]): HTMLElementTagNameMap[K] {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
+  made.append(...children);
+  return made;
+}
+
+export interface Choice<T> {
+  value: T;
+  label: string;
+  /** A longer name, for tooltip and screen reader. */
+  name?: string;
+}
+
+export interface Segmented<T> {
+  el: HTMLElement;
+  /** Shows `choices` with `value` chosen; keeps the buttons, and so the focus, when only the value is new. */
+  show(choices: readonly Choice<T>[], value: T): void;
+}
+
+/** A row of buttons of which one is down: a radio group with arrow keys and one tab stop. */
+export function segmented<T>(name: string, pick: (value: T) => void): Segmented<T> {
+  const el = element("div", { role: "radiogroup", "aria-label": name, class: "attn-segmented" });
+  let shown: readonly Choice<T>[] = [];
+  const buttons = (): HTMLButtonElement[] => [...el.querySelectorAll("button")];
+
+  const choose = (at: number): void => {
+    const choice = shown.at(at);
+    if (choice !== undefined) pick(choice.value);
+  };
+  el.addEventListener("click", (event) => {
+    const at = buttons().findIndex((button) => event.target instanceof Node && button.contains(event.target));
+    if (at >= 0) choose(at);
+  });
+  el.addEventListener("keydown", (event) => {
+    const at = buttons().findIndex((button) => button.getAttribute("tabindex") === "0");
+    const to = stepped(event.key, at, shown.length, true);
+    if (to === null) return;
+    event.preventDefault();
+    choose(to);
+    buttons()[to].focus();
+  });
+
+  return {
+    el,
+    show(choices, value) {
+      const sameChoices = choices.length === shown.length && choices.every((choice, i) => choice.label === shown[i].label);
+      shown = choices;
+      if (!sameChoices) el.replaceChildren(...choices.map(({ label, name: long }) => element("button", { type: "button", role: "radio", ...(long === undefined ? {} : { "aria-label": long, title: long }) }, label)));
+      const chosen = choices.findIndex((choice) => choice.value === value);
+      buttons().forEach((button, i) => {
+        button.setAttribute("aria-checked", String(i === chosen));
+        button.tabIndex = i === Math.max(0, chosen) ? 0 : -1;
+      });
+    },
+  };
+}
+
+/** Where a key leads from place `at` of `count`; `null` for keys that lead nowhere. */
+export function stepped(key: string, at: number, count: number, wraps = false): number | null {
+  if (count === 0) return null;
+  const bound = (to: number): number => (wraps ? (to + count) % count : Math.min(count - 1, Math.max(0, to)));
+  switch (key) {
+    case "ArrowRight":
+    case "ArrowDown":
+      return bound(at + 1);
+    case "ArrowLeft":
+    case "ArrowUp":
+      return bound(at - 1);
+    case "Home":
+      return 0;
+    case "End":
+      return count - 1;
+    default:
+      return null;
+  }
+}
+
+/** A line that screen readers speak when it changes. It is told what the keyboard and pins do, never what the pointer passes. */
+export function liveLine(): { el: HTMLElement; say(text: string): void } {
+  const el = element("div", { class: "attn-unseen", role: "status", "aria-live": "polite" });
+  return {
+    el,
+    say(text) {
+      if (el.textContent !== text) el.textContent = text;
+    },
+  };
+}
+
+// ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** A weight with two decimals; what is there but smaller than that says so. */
+export function weightText(weight: number): string {
+  if (Number.isNaN(weight)) return "NaN";
+  if (weight === 0) return "0";
+  return weight < 0.005 ? "<0.01" : weight.toFixed(2);
+}
+
+const REDUCED = { mean: "mean of", max: "largest of", min: "smallest of" } as const;
+
+/** "Layer 7 · head 10", "Layer 7 · mean of 12 heads", "Mean of all 144 heads". */
+export function selectionText({ layer, head, reduce }: Omit<Selection, "part">, part: PartInfo): string {
+  const over = REDUCED[reduce];
+  if (layer !== null && head !== null) return `Layer ${layer} · head ${head}`;
+  if (layer !== null) return `Layer ${layer} · ${over} ${counted(part.layers.at(layer)?.heads ?? 0, "head")}`;
+  if (head !== null) return `Head ${head} · ${over} ${counted(part.layers.filter(({ heads }) => heads > head).length, "layer")}`;
+  const heads = part.layers.reduce((sum, one) => sum + one.heads, 0);
+  const all = `${over} ${heads > 1 ? "all " : ""}${counted(heads, "head")}`;
+  return all.charAt(0).toUpperCase() + all.slice(1);
+}
+
+export const counted = (count: number, noun: string): string => `${thousands(count)} ${noun}${count === 1 ? "" : "s"}`;
+
+/** 12 345 as "12 345", with thin spaces that do not break. */
+export const thousands = (count: number): string => String(count).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+
+/** A piece of a sentence: a token is set apart from its words, a number is set in bold. */
+export interface Piece {
+  kind: "words" | "token" | "number" | "place";
+  text: string;
+}
+
+const words = (text: string): Piece => ({ kind: "words", text });
+const number = (weight: number): Piece => ({ kind: "number", text: weightText(weight) });
+
+export const plain = (pieces: readonly Piece[]): string => pieces.map(({ kind, text }) => (kind === "place" ? ` (${text})` : text)).join("");
+
+/** How sentences name tokens: quoted, cut when long, with their place where the same token comes twice. */
+export class Names {
+  readonly #counts = new Map<string, number>();
+
+  constructor(readonly labels: readonly string[]) {
+    for (const label of labels) this.#counts.set(label, (this.#counts.get(label) ?? 0) + 1);
+  }
+
+  of(i: number): Piece[] {
+    const label = this.labels.at(i) ?? String(i);
+    const name: Piece[] = [words("“"), { kind: "token", text: cut(label, 24) }, words("”")];
+    return (this.#counts.get(label) ?? 0) > 1 ? [...name, { kind: "place", text: String(i) }] : name;
+  }
+}
+
+/** At most `limit` characters, cut between code points. */
+export function cut(text: string, limit: number): string {
+  if (text.length <= limit) return text;
+  const characters = Array.from(text.slice(0, 2 * limit + 2));
+  return characters.length <= limit && text.length <= 2 * limit ? text : `${characters.slice(0, limit - 1).join("")}…`;
+}
+
+export interface Spoken {
+  queries: Names;
+  keys: Names;
+  /** Maps that hold the largest or smallest of several heads do not share out a row. */
+  bound: "" | "at most " | "at least ";
+}
+
+export const boundOf = ({ layer, head, reduce }: Selection): Spoken["bound"] =>
+  (layer !== null && head !== null) || reduce === "mean" ? "" : reduce === "max" ? "at most " : "at least ";
+
+const NAMED = 3; // tokens a sentence names before it sums up the rest
+
+interface Mentioned {
+  indices: number[];
+  rest: number;
+  restCount: number;
+}
+
+/** The strongest few, but none that would be named with "<0.01" unless it is the strongest. */
+function mentioned(cells: Float32Array): Mentioned {
+  const { indices, rest, restCount } = strongest(cells, 1, NAMED);
+  const named = Array.from(indices).filter((j, n) => n === 0 || cells[j] >= 0.005);
+  const left = Array.from(indices).slice(named.length);
+  return { indices: named, rest: left.reduce((sum, j) => sum + cells[j], rest), restCount: restCount + left.length };
+}
+
+/** “it” routes 0.62 of its weight to “animal”, 0.14 to “street”, 0.11 to “The”, 0.13 to 9 others. */
+export function rowSentence(queries: readonly number[], row: Float32Array, leak: number, { queries: from, keys, bound }: Spoken): Piece[] {
+  const several = queries.length > 1;
+  const subject = several ? [words(`${counted(queries.length, "pinned token")} together`)] : from.of(queries[0]);
+  if (row.some(Number.isNaN)) return [...subject, words(several ? " have" : " has"), words(" weights that are not numbers (NaN).")];
+  const { indices, rest, restCount } = mentioned(row);
+  if (indices.length === 0) return [...subject, words(several ? " have no weights on any key." : emptyRow(row, leak))];
+  const parts: Piece[][] = indices.map((j, n) => [number(row[j]), words(n === 0 ? share(several ? queries.length : 0, bound) : " to "), ...keys.of(j)]);
+  if (restCount > 0 && bound === "") parts.push([number(rest), words(` to ${counted(restCount, "other")}`)]);
+  if (leak > 0.0005) parts.push([number(leak), words(" leaves to the sink")]);
+  return [...subject, words(` ${several ? "route" : "routes"} ${bound}`), ...listed(parts), words(".")];
+}
+
+function share(several: number, bound: Spoken["bound"]): string {
+  if (bound !== "") return " to ";
+  return several === 0 ? " of its weight to " : ` of their ${several}.00 to `;
+}
+
+function emptyRow(row: Float32Array, leak: number): string {
+  if (leak > 0.0005) return " gives all of its weight to the sink.";
+  if (row.every((cell) => cell === PADDED)) return " is padding: it has no weights.";
+  return row.some((cell) => cell >= 0) ? " gives no weight to any key." : " may not look at any key (mask).";
+}
+
+/** “animal” receives 0.62 from “it”, 0.20 from “was”, 0.31 from 9 others. */
+export function columnSentence(key: number, column: Float32Array, { queries, keys, bound }: Spoken): Piece[] {
+  if (column.some(Number.isNaN)) return [...keys.of(key), words(" receives weights that are not numbers (NaN).")];
+  const { indices, rest, restCount } = mentioned(column);
+  if (indices.length === 0) return [...keys.of(key), words(column.every((cell) => cell === PADDED) ? " is padding: nothing looks at it." : " receives nothing.")];
+  const parts = indices.map((i): Piece[] => [number(column[i]), words(" from "), ...queries.of(i)]);
+  if (restCount > 0 && bound === "") parts.push([number(rest), words(` from ${counted(restCount, "other")}`)]);
+  return [...keys.of(key), words(` receives ${bound}`), ...listed(parts), words(".")];
+}
+
+/** it → animal 0.62, or why there is no number. */
+export function cellSentence(i: number, j: number, cell: number, { queries, keys }: Spoken): Piece[] {
+  if (cell === MASKED) return [...queries.of(i), words(" cannot attend to "), ...keys.of(j), words(" (mask)")];
+  if (cell === PADDED) return [...queries.of(i), words(" → "), ...keys.of(j), words(" is padding")];
+  return [...queries.of(i), words(" → "), ...keys.of(j), words("  "), number(cell)];
+}
+
+const listed = (parts: readonly Piece[][]): Piece[] => parts.flatMap((part, n) => (n === 0 ? part : [words(", "), ...part]));
+
+/** The pieces as nodes: tokens isolated from the direction of the words around them. */
+export function spelled(pieces: readonly Piece[]): Node[] {
+  return pieces.map(({ kind, text }) => {
+    if (kind === "words") return document.createTextNode(text);
+    if (kind === "place") return element("span", { class: "attn-place" }, text);
+    return kind === "token" ? element("bdi", {}, text) : element("b", {}, text);
+  });
+}

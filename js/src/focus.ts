@@ -1,0 +1,137 @@
+/**
+ * What is in focus: whose rows and whose column are shown, added up, fetched where the map is stored pooled.
+ *
+ * One per state, shared by all views, so that each picture of a hover comes from the same numbers computed once.
+ */
+
+import { MASKED, PADDED } from "./math.ts";
+import type { Hover, Shown, State, ViewContext } from "./state.ts";
+import { focusedQuery, shown } from "./state.ts";
+import type { Tiles } from "./tiles.ts";
+
+export interface Focus {
+  /** Queries whose rows are added up: the one under the pointer, else the pinned ones. */
+  queries: readonly number[];
+  key: number | null;
+  /** The row of each query, [n_k]; empty while they are fetched. */
+  rows: readonly Float32Array[];
+  /** Their sum, with codes; `null` where there are none. */
+  row: Float32Array | null;
+  /** [n_q] */
+  column: Float32Array | null;
+  /** What the rows together give to no key. */
+  leak: number;
+  /** Why a row or column cannot be shown. */
+  error: string | null;
+}
+
+const NOTHING: Focus = { queries: [], key: null, rows: [], row: null, column: null, leak: 0, error: null };
+
+export interface Focusing {
+  readonly current: Focus;
+  on(listener: () => void, signal: AbortSignal): void;
+}
+
+const known = new WeakMap<State, Focusing>();
+
+/** The focus of `state`; made by the first who asks, who must outlive the others. */
+export function focusOf({ state, tiles, signal }: Pick<ViewContext, "state" | "tiles" | "signal">): Focusing {
+  const existing = known.get(state);
+  if (existing !== undefined) return existing;
+  const made = focusing(state, tiles, signal);
+  known.set(state, made);
+  signal.addEventListener("abort", () => known.delete(state), { once: true });
+  return made;
+}
+
+function focusing(state: State, tiles: Tiles, signal: AbortSignal): Focusing {
+  const listeners = new Set<() => void>();
+  let current = NOTHING;
+  let fetching = new AbortController();
+
+  const tell = (focus: Focus): void => {
+    current = focus;
+    for (const listener of listeners) listener();
+  };
+  const update = (): void => {
+    fetching.abort();
+    const at = shown(state);
+    if (at === null) return tell(NOTHING);
+    const { queries, key } = chosen(state, at);
+    const rows = queries.map((i) => at.map.row(i)).filter((row) => row !== null);
+    const column = key === null ? null : at.map.column(key);
+    const leak = queries.reduce((sum, i) => sum + at.map.leak(i), 0);
+    const now: Focus = { queries, key, rows, row: summed(rows), column, leak, error: null };
+    tell(now);
+    if (rows.length < queries.length || (key !== null && column === null)) void fetch(at, now);
+  };
+  const fetch = async ({ selection }: Shown, wanted: Focus): Promise<void> => {
+    const own = (fetching = new AbortController()).signal;
+    try {
+      const rows = await Promise.all(wanted.queries.map((i) => tiles.row(selection, i, own)));
+      const column = wanted.key === null ? null : await tiles.column(selection, wanted.key, own);
+      if (!own.aborted) tell({ ...wanted, rows, row: summed(rows), column });
+    } catch (error) {
+      if (!own.aborted) tell({ ...wanted, error: error instanceof Error ? error.message : String(error) });
+    }
+  };
+
+  state.on(["map", "hover", "query", "pinned"], update, signal);
+  signal.addEventListener("abort", () => { fetching.abort(); }, { once: true });
+  update();
+  return {
+    get current() {
+      return current;
+    },
+    on(listener, until) {
+      listeners.add(listener);
+      until.addEventListener("abort", () => listeners.delete(listener), { once: true });
+    },
+  };
+}
+
+/** A token under the pointer counts alone, unless it is pinned itself: then the pinned ones count together. */
+function chosen(state: State, { map }: Shown): { queries: number[]; key: number | null } {
+  const pinned = pinnedIn(state, map.nq);
+  const query = focusedQuery(state);
+  const key = state.get("hover")?.key ?? null;
+  const alone = query !== null && query < map.nq && !pinned.includes(query);
+  return { queries: alone ? [query] : pinned, key: key !== null && key < map.nk ? key : null };
+}
+
+/** The pinned queries that this map has. */
+export const pinnedIn = (state: State, nq: number): number[] => [...new Set(state.get("pinned"))].filter((i) => i < nq);
+
+/** Rows added up. A cell that holds a weight in any row counts; NaN anywhere stays NaN. */
+export function summed(rows: readonly Float32Array[]): Float32Array | null {
+  if (rows.length < 2) return rows.at(0) ?? null;
+  const sum = rows[0].slice();
+  for (const row of rows.slice(1)) {
+    for (let j = 0; j < sum.length; j++) {
+      const [a, b] = [sum[j], row[j]];
+      if (a === MASKED || a === PADDED) sum[j] = b === PADDED ? a : b;
+      else if (b !== MASKED && b !== PADDED) sum[j] = a + b;
+    }
+  }
+  return sum;
+}
+
+export function togglePinned(state: State, query: number): void {
+  const pinned = state.get("pinned");
+  state.set({ pinned: pinned.includes(query) ? pinned.filter((i) => i !== query) : [...pinned, query] });
+}
+
+const leaving = new WeakMap<State, ReturnType<typeof setTimeout>>();
+const NOWHERE: Hover = { query: null, key: null };
+
+/**
+ * The pointer (or the keyboard) is at `hover`, or nowhere. It stays known to be nowhere until Python has heard of it, so
+ * that the query Python last heard of does not flash up in between.
+ */
+export function point(state: State, hover: Hover | null): void {
+  clearTimeout(leaving.get(state));
+  if (hover !== null) return state.set({ hover });
+  if (state.get("hover") === null) return;
+  state.set({ hover: NOWHERE });
+  leaving.set(state, setTimeout(() => { state.set({ hover: null }); }, 250));
+}

@@ -1,0 +1,283 @@
+/** The widget as one sees it: controls, matrix and detail, one sentence of numbers. */
+
+import { boundOf, columnSentence, element, liveLine, Names, plain, rowSentence, segmented, selectionText, spelled } from "./a11y.ts";
+import type { Choice, Piece, Segmented, Spoken } from "./a11y.ts";
+import { perFrame, watchWidth } from "./draw.ts";
+import { focusOf } from "./focus.ts";
+import type { Focusing } from "./focus.ts";
+import { summary } from "./math.ts";
+import type { Fields, Shown, State, Traits, View, ViewContext } from "./state.ts";
+import { shown } from "./state.ts";
+import { dress, paletteOf, themeOf, watchTheme } from "./theme.ts";
+import type { Tiles } from "./tiles.ts";
+import { arcs } from "./views/arcs.ts";
+import { heatmap } from "./views/heatmap.ts";
+import { matrix, shapeOf, widthBeside } from "./views/matrix.ts";
+import style from "./widget.css";
+import type { PartInfo } from "./wire.ts";
+
+interface Detail {
+  value: Traits["view"];
+  label: string;
+  view: View;
+  /** Whether the view draws edges, so that "edges that carry" means something. */
+  edges: boolean;
+}
+
+const DETAILS: readonly Detail[] = [
+  { value: "arcs", label: "Arcs", view: arcs, edges: true },
+  { value: "heatmap", label: "Heat map", view: heatmap, edges: false },
+];
+
+const SCALES: readonly Choice<Traits["scale"]>[] = [
+  { value: "linear", label: "linear", name: "linear scale" },
+  { value: "sqrt", label: "√", name: "√, square-root scale" },
+  { value: "log", label: "log", name: "log scale" },
+  { value: "uniform", label: "× uniform", name: "× uniform, relative to the uniform weight" },
+];
+
+/** Draws the widget in `el` until `signal` aborts. */
+export function mount(context: ViewContext): void {
+  new Frame(context);
+}
+
+const WAIT = 400; // milliseconds before a wait is mentioned
+const PADDING = 32; // around the matrix, left and right
+
+class Frame {
+  readonly #state: State;
+  readonly #tiles: Tiles;
+  readonly #signal: AbortSignal;
+  readonly #focus: Focusing;
+
+  readonly #bar = element("div", { class: "attn-bar", role: "group", "aria-label": "Controls" });
+  readonly #matrix = element("section", { class: "attn-panel", "aria-label": "Heads" });
+  readonly #title = element("h3");
+  readonly #subtitle = element("p", { class: "attn-subtitle" });
+  readonly #notes = element("div");
+  readonly #trouble = element("p", { class: "attn-trouble", role: "status" });
+  readonly #detail = element("section", { class: "attn-detail", "aria-label": "Detail" }, element("header", {}, this.#title, this.#subtitle, this.#notes), this.#trouble);
+  readonly #sentence = element("p", { class: "attn-sentence" });
+  readonly #live = liveLine();
+  readonly #root = element("div", { class: "attnwidget", role: "group", "aria-label": "Attention" },
+    element("style", {}, style), this.#bar,
+    element("div", { class: "attn-body" }, this.#matrix, this.#detail),
+    element("footer", {}, this.#sentence, element("p", { class: "attn-quiet" }, "a weight is not a reason")),
+    this.#live.el,
+  );
+
+  #stage: HTMLElement | null = null;
+  #mounted = new AbortController(); // ends the view in the detail
+  #names: { part: string; queries: Names; keys: Names } | null = null;
+  #byKeyboard = false;
+
+  constructor({ el, state, tiles, signal }: ViewContext) {
+    this.#state = state;
+    this.#tiles = tiles;
+    this.#signal = signal;
+    el.append(this.#root);
+    signal.addEventListener("abort", () => {
+      this.#mounted.abort();
+      this.#root.remove();
+    }, { once: true });
+    this.#focus = focusOf({ state, tiles, signal });
+    this.#dress();
+    this.#toolbar();
+    this.#notesOf();
+    matrix({ el: this.#matrix, state, tiles, signal });
+    this.#showDetail();
+    this.#follow();
+  }
+
+  #follow(): void {
+    const [state, signal] = [this.#state, this.#signal];
+    const say = perFrame(() => { this.#say(); }, signal);
+    const dressAgain = perFrame(() => { this.#dress(); }, signal);
+    this.#root.addEventListener("attn-drawn", () => { this.#root.dataset["attnReady"] = "true"; }, { signal });
+    this.#root.addEventListener("keydown", () => { this.#byKeyboard = true; }, { signal, capture: true });
+    this.#root.addEventListener("pointermove", () => { this.#byKeyboard = false; }, { signal, capture: true, passive: true });
+    state.on("theme", dressAgain, signal);
+    watchTheme(this.#root, dressAgain, signal);
+    state.on("map", () => { this.#showMap(); say(); }, signal);
+    state.on("view", () => { this.#showDetail(); }, signal);
+    state.on("part", () => { this.#arrange(this.#root.clientWidth); }, signal);
+    state.on("pinned", () => { this.#live.say(plain(this.#sentenceNow())); }, signal);
+    this.#focus.on(say, signal);
+    watchWidth(this.#root, (width) => { this.#arrange(width); }, signal);
+    this.#showMap();
+    this.#say();
+  }
+
+  // ── looks ──
+
+  #dress(): void {
+    dress(this.#root, paletteOf(this.#root, themeOf(this.#root, this.#state.get("theme"))));
+  }
+
+  /** Puts the detail beside the matrix, or under it where there is no room. */
+  #arrange(width: number): void {
+    const beside = widthBeside(shapeOf(this.#part()), width - PADDING);
+    this.#root.classList.toggle("attn-stacked", beside === null);
+    this.#root.classList.toggle("attn-narrow", width < 640);
+    this.#matrix.style.width = beside === null ? "" : `${beside + PADDING}px`;
+  }
+
+  #part(name = this.#state.get("part")): PartInfo {
+    const { parts } = this.#tiles.meta;
+    return parts.find((part) => part.name === name) ?? parts[0];
+  }
+
+  // ── controls ──
+
+  #toolbar(): void {
+    const { parts } = this.#tiles.meta;
+    const view = this.#control("View", "view", () => DETAILS, (view) => ({ view }));
+    const part = this.#control("Part", "part", () => parts.map(({ name, title }) => ({ value: name, label: name, name: title })), (name) => this.#toPart(name));
+    const threshold = this.#control("Edges that carry", "threshold", () => thresholds(this.#state.get("threshold")), (threshold) => ({ threshold }));
+    const scale = this.#control("Scale", "scale", () => SCALES, (scale) => ({ scale }));
+    const edges = element("span", { class: "attn-control" }, element("span", { "aria-hidden": "true" }, "edges that carry"), threshold.el);
+    const colours = element("span", { class: "attn-control" }, element("span", { "aria-hidden": "true" }, "scale"), scale.el);
+    this.#bar.append(view.el, ...(parts.length > 1 ? [part.el] : []), element("span", { class: "attn-right" }, edges, colours));
+    const fade = (): void => { edges.hidden = !detailOf(this.#state).edges; };
+    this.#state.on("view", fade, this.#signal);
+    fade();
+  }
+
+  /** A row of buttons for one field of the state. */
+  #control<K extends "view" | "part" | "threshold" | "scale">(
+    name: string, field: K, choices: () => readonly Choice<Fields[K]>[], patch: (value: Fields[K]) => Partial<Fields>,
+  ): Segmented<Fields[K]> {
+    const control = segmented<Fields[K]>(name, (value) => { this.#state.set(patch(value)); });
+    const show = (): void => { control.show(choices(), this.#state.get(field)); };
+    this.#state.on(field, show, this.#signal);
+    show();
+    return control;
+  }
+
+  /** What choosing another part changes: what is selected but not there becomes the average, and other tokens are not pinned. */
+  #toPart(name: string): Partial<Fields> {
+    const { layers } = this.#part(name);
+    const [layer, head] = [this.#state.get("layer"), this.#state.get("head")];
+    const there = layer === null || layer < layers.length;
+    const most = layer !== null && there ? layers[layer].heads : shapeOf(this.#part(name)).heads;
+    return { part: name, layer: there ? layer : null, head: head !== null && head < most ? head : null, pinned: [], query: null, hover: null };
+  }
+
+  // ── detail ──
+
+  #showDetail(): void {
+    this.#mounted.abort();
+    this.#mounted = new AbortController();
+    this.#stage?.remove();
+    this.#stage = element("div", { class: "attn-view" });
+    this.#detail.append(this.#stage);
+    detailOf(this.#state).view({ el: this.#stage, state: this.#state, tiles: this.#tiles, signal: this.#mounted.signal });
+    this.#showMap();
+  }
+
+  #showMap(): void {
+    const map = this.#state.get("map");
+    const failed = map.status === "error";
+    this.#trouble.textContent = failed ? map.message : "";
+    this.#trouble.hidden = !failed;
+    if (this.#stage !== null) this.#stage.hidden = failed;
+    const selection = (failed ? null : shown(this.#state)?.selection) ?? this.#stateSelection();
+    const { part, layer, head } = selection;
+    this.#title.textContent = selectionText(selection, this.#part(part));
+    if (map.status === "loading") {
+      setTimeout(() => { this.#showWaiting(); }, WAIT);
+      return;
+    }
+    this.#root.dataset["selection"] = `${part}/${layer ?? "*"}/${head ?? "*"}`;
+    this.#subtitle.textContent = "";
+    if (failed) this.#root.dataset["attnReady"] = "true";
+    else this.#summarise(map);
+  }
+
+  #stateSelection(): Shown["selection"] {
+    const get = this.#state.get.bind(this.#state);
+    return { part: get("part"), layer: get("layer"), head: get("head"), reduce: get("reduce") };
+  }
+
+  #showWaiting(): void {
+    const map = this.#state.get("map");
+    if (map.status !== "loading" || this.#signal.aborted || performance.now() - map.since < WAIT - 20) return;
+    const name = selectionText(this.#stateSelection(), this.#part());
+    this.#subtitle.textContent = this.#tiles.live ? `waiting for the kernel: ${name} …` : `reading ${name} …`;
+  }
+
+  /** Numbers about the whole map: computed when there is time for it. */
+  #summarise(at: Shown): void {
+    whenIdle(() => {
+      if (this.#signal.aborted || shown(this.#state) !== at) return;
+      this.#subtitle.textContent = summaryText(at, this.#sameTokens(at.selection.part));
+    });
+  }
+
+  #sameTokens(part: string): boolean {
+    const { queries, keys } = this.#part(part);
+    return queries === keys;
+  }
+
+  #notesOf(): void {
+    const { check, notes } = this.#tiles.meta;
+    if (check !== null) {
+      const line = check.ok ? element("p", { class: "attn-quiet", title: check.text }, "✓ checked against the model") : element("p", { class: "attn-warning", role: "alert" }, check.text);
+      this.#notes.append(line);
+    }
+    for (const note of notes) this.#notes.append(element("p", { class: "attn-quiet" }, note));
+  }
+
+  // ── the sentence ──
+
+  #spoken({ selection }: Shown): Spoken {
+    if (this.#names?.part !== selection.part) {
+      const { queries, keys } = this.#part(selection.part);
+      const { axes } = this.#tiles.meta;
+      this.#names = { part: selection.part, queries: new Names(axes[queries].labels), keys: new Names(axes[keys].labels) };
+    }
+    return { ...this.#names, bound: boundOf(selection) };
+  }
+
+  #sentenceNow(): Piece[] {
+    const at = shown(this.#state);
+    const { queries, key, row, column, leak, error } = this.#focus.current;
+    if (error !== null) return [{ kind: "words", text: error }];
+    if (this.#state.get("map").status === "error") return [{ kind: "words", text: "There is no picture here to read numbers from; click a square for another head." }];
+    const both = (this.#state.get("hover")?.query ?? null) !== null;
+    if (at !== null && key !== null && column !== null && !both) return columnSentence(key, column, this.#spoken(at));
+    if (at !== null && row !== null && queries.length > 0) return rowSentence(queries, row, leak, this.#spoken(at));
+    if (queries.length > 0 || key !== null) return [{ kind: "words", text: "waiting for the exact weights …" }];
+    return [{ kind: "words", text: "Hover a token to see where its weight goes; click to pin; click a square for its head." }];
+  }
+
+  #say(): void {
+    const sentence = this.#sentenceNow();
+    this.#sentence.replaceChildren(...spelled(sentence));
+    if (this.#byKeyboard) this.#live.say(plain(sentence));
+  }
+}
+
+const detailOf = (state: State): Detail => DETAILS.find(({ value }) => value === state.get("view")) ?? DETAILS[0];
+
+/** The usual shares, and the one that was set from Python. */
+function thresholds(threshold: number): Choice<number>[] {
+  const usual: Choice<number>[] = [{ value: 0.5, label: "50 %" }, { value: 0.9, label: "90 %" }, { value: 1, label: "all" }];
+  if (usual.some(({ value }) => value === threshold)) return usual;
+  const own = { value: threshold, label: `${Number((threshold * 100).toFixed(1))} %` };
+  return [...usual, own].sort((a, b) => a.value - b.value);
+}
+
+function summaryText({ map }: Shown, sameTokens: boolean): string {
+  const numbers = summary(map);
+  if (map.pooled) return `too large to be here whole: each cell is the strongest of ${map.step[0]} × ${map.step[1]} weights`;
+  if (numbers === null) return "";
+  const about = numbers.sampled ? "≈ " : "";
+  const distance = sameTokens ? [`mean distance ${about}${numbers.distance.toFixed(1)} tokens`] : [];
+  return [...distance, `${about}${numbers.effective.toFixed(1)} effective tokens`, `first token ${about}${numbers.first.toFixed(2)}`].join(" · ");
+}
+
+function whenIdle(act: () => void): void {
+  if (typeof requestIdleCallback === "function") requestIdleCallback(act, { timeout: 500 });
+  else setTimeout(act, 50);
+}

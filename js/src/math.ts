@@ -1,0 +1,650 @@
+/**
+ * Attention weights out of blocks, and numbers about them. Pure: no drawing, no messages.
+ *
+ * One head as Q and K gives every weight again:
+ *
+ *     s_ij = cap · tanh(q_i·k_j · scale / cap) + bias_ij        p_ij = exp(s_ij − lse_i)        0 where not allowed
+ *
+ * A row costs n_k · d multiply-adds (0.05 ms at 1024 × 64) and a whole map n_q times that (25 to 40 ms), so rows are
+ * computed when somebody looks at them, and nothing of size n_q × n_k is kept.
+ */
+
+import type { Block } from "./wire.ts";
+import { findArray, isCount, MASKED, needArray, PADDED, weightTable, WireError } from "./wire.ts";
+
+export { MASKED, PADDED };
+
+/**
+ * The weights of one map, [n_q, n_k]. Cells are weights ≥ 0, NaN (the model made one), or the codes MASKED (the query
+ * may not see the key) and PADDED (one of the two is padding).
+ */
+export interface WeightMap {
+  readonly nq: number;
+  readonly nk: number;
+  /** Stored pooled: a cell stands for `step` query rows × key columns; exact rows and columns have to be asked for. */
+  readonly pooled: boolean;
+  readonly step: readonly [number, number];
+  /** Stored from some of the query rows only: a maximum may be missing. */
+  readonly sampled: boolean;
+  /** No weight is larger than this. */
+  readonly vmax: number;
+  /** Multiply-adds behind one cell: d where the map is computed from Q and K, 1 where weights are stored. */
+  readonly depth: number;
+  /** Bound on the error of a weight, as it was measured when the map was packed. */
+  readonly maxError: number;
+  /** Row of query `i`, [n_k], a fresh array. `null` only when pooled. */
+  row(i: number): Float32Array | null;
+  /** Column of key `j`, [n_q], a fresh array. `null` only when pooled. */
+  column(j: number): Float32Array | null;
+  /** Cells [r0, r1) × [c0, c1), row by row, into `out` when it is large enough. Pooled maps repeat the pooled cell. */
+  tile(r0: number, r1: number, c0: number, c1: number, out?: Float32Array): Float32Array;
+  /** Number of keys query `i` may attend to, padding not counted. An estimate from the pooled cells when pooled. */
+  allowed(i: number): number;
+  /** What query `i` gives to no key (to a sink): 1 − row sum. 0 in maps without sinks. */
+  leak(i: number): number;
+}
+
+/** The map in a "qk" or "weights" block. Throws WireError, in words, when the arrays do not fit together. */
+export function weightMap(block: Block): WeightMap {
+  if (block.kind === "qk") return new ComputedMap(block);
+  if (block.kind === "weights") return new StoredMap(block);
+  throw new WireError(`Data of the kind “${block.kind}” hold no attention map.`);
+}
+
+/** All cells of a "weights" block, [r, c] row by row: what the answers to "row" and "column" carry. */
+export function cellsOf(block: Block): Float32Array {
+  const { rows, cols, decode } = storedCells(block);
+  const out = new Float32Array(rows * cols);
+  for (let r = 0; r < rows; r++) decode(r, 0, cols, out, r * cols);
+  return out;
+}
+
+const NEAR = 6144; // floats of K worked on at a time, so that they stay in the first-level cache (24 kB)
+
+// ── a head as Q and K ───────────────────────────────────────────────────────────────────────────────────────────────
+
+class ComputedMap implements WeightMap {
+  readonly nq: number;
+  readonly nk: number;
+  readonly depth: number;
+  readonly maxError: number;
+  readonly pooled = false;
+  readonly step = [1, 1] as const;
+  readonly sampled = false;
+  readonly vmax = 1;
+
+  readonly #q: Float32Array; // [nq, d]
+  readonly #k: Float32Array; // [nk, d]
+  readonly #scale: number;
+  readonly #cap: number; // 0: none
+  readonly #lse: Float32Array; // [nq]
+  readonly #start: Int32Array; // [nq], query i may see keys start ≤ j < stop …
+  readonly #stop: Int32Array; // [nq]
+  readonly #keep: Uint8Array; // [nk], … that are no padding …
+  readonly #bits: Uint8Array | null; // [nq, ceil(nk / 8)], … and whose bit is set
+  readonly #allowed: Uint32Array; // [nq], how many keys that leaves
+  readonly #bias: Float32Array | null; // [nq + nk - 1], bias_ij = bias[j - i + nq - 1]
+  readonly #sink: Float32Array | null; // [1] or [nq]
+
+  constructor(block: Block) {
+    const nq = (this.nq = metaCount(block, "n_q"));
+    const nk = (this.nk = metaCount(block, "n_k"));
+    const d = (this.depth = metaCount(block, "d"));
+    this.#scale = metaNumber(block, "scale");
+    this.#cap = metaNumber(block, "softcap", 0);
+    this.maxError = metaNumber(block, "max_error", 0);
+    this.#q = vectors(block, "q", nq, d);
+    this.#k = vectors(block, "k", nk, d);
+    this.#lse = needArray(block, "lse", findArray(block, "lse", "f32", [nq])).data;
+    this.#start = needArray(block, "start", findArray(block, "start", "i32", [nq])).data;
+    this.#stop = needArray(block, "stop", findArray(block, "stop", "i32", [nq])).data;
+    this.#keep = needArray(block, "keep", findArray(block, "keep", "u8", [nk])).data;
+    this.#bits = findArray(block, "bits", "u8", [nq, (nk + 7) >> 3])?.data ?? null;
+    this.#bias = findArray(block, "bias", "f32", [Math.max(0, nq + nk - 1)])?.data ?? null;
+    this.#sink = findArray(block, "sink", "f32", [-1])?.data ?? null;
+    if (this.#sink !== null && this.#sink.length !== 1 && this.#sink.length !== nq) {
+      throw new WireError(`The “qk” data are damaged: ${this.#sink.length} sinks for ${nq} queries.`);
+    }
+    for (let i = 0; i < nq; i++) {
+      const [from, to] = [this.#start[i], this.#stop[i]];
+      if (from < 0 || to < from || to > nk) throw new WireError(`The “qk” data are damaged: query ${i} may see keys ${from} to ${to} of ${nk}.`);
+    }
+    this.#allowed = countAllowed(this.#start, this.#stop, this.#keep, this.#bits);
+  }
+
+  row(i: number): Float32Array {
+    return this.tile(i, i + 1, 0, this.nk);
+  }
+
+  column(j: number): Float32Array {
+    return this.tile(0, this.nq, j, j + 1);
+  }
+
+  tile(r0: number, r1: number, c0: number, c1: number, out?: Float32Array): Float32Array {
+    checkTile(this, r0, r1, c0, c1);
+    const width = c1 - c0;
+    const cells = room(out, (r1 - r0) * width);
+    const block = Math.max(4, Math.floor(NEAR / Math.max(1, this.depth)));
+    for (let b0 = c0; b0 < c1; b0 += block) {
+      const b1 = Math.min(c1, b0 + block);
+      for (let i = r0; i < r1; i += 2) {
+        const next = Math.min(i + 1, r1 - 1); // the last row of an odd tile is its own partner
+        const from = Math.max(b0, Math.min(this.#start[i], this.#start[next]));
+        const to = Math.min(b1, Math.max(this.#stop[i], this.#stop[next]));
+        dotProducts(this.#q, this.#k, this.depth, i, next, from, to, cells, (i - r0) * width - c0, (next - r0) * width - c0);
+      }
+    }
+    for (let i = r0; i < r1; i++) this.#finish(i, c0, c1, cells, (i - r0) * width);
+    return cells;
+  }
+
+  allowed(i: number): number {
+    return this.#allowed[i];
+  }
+
+  leak(i: number): number {
+    if (this.#sink === null || this.#allowed[i] === 0) return 0;
+    // The sink is one more term of the softmax: its share of the row is what the keys do not get.
+    const logit = this.#sink[this.#sink.length === 1 ? 0 : i];
+    return Math.max(0, Math.min(1, Math.exp(logit - this.#lse[i])));
+  }
+
+  /** Turns the dot products of query `i` with keys [c0, c1), which lie in `cells` from `at`, into weights and codes. */
+  #finish(i: number, c0: number, c1: number, cells: Float32Array, at: number): void {
+    const lse = this.#lse[i];
+    if (this.#allowed[i] === 0 || lse === -Infinity) {
+      cells.fill(PADDED, at, at + c1 - c0);
+      return;
+    }
+    const keep = this.#keep;
+    const bits = this.#bits;
+    const bias = this.#bias;
+    const scale = this.#scale;
+    const cap = this.#cap;
+    const bitRow = i * ((this.nk + 7) >> 3);
+    const diagonal = this.nq - 1 - i;
+    const from = Math.min(c1, Math.max(c0, this.#start[i]));
+    const to = Math.max(from, Math.min(c1, this.#stop[i]));
+    at -= c0;
+    for (let j = c0; j < from; j++) cells[at + j] = keep[j] === 0 ? PADDED : MASKED;
+    for (let j = from; j < to; j++) {
+      if (keep[j] === 0) cells[at + j] = PADDED;
+      else if (bits !== null && ((bits[bitRow + (j >> 3)] >> (j & 7)) & 1) === 0) cells[at + j] = MASKED;
+      else {
+        let s = cells[at + j] * scale;
+        if (cap !== 0) s = cap * Math.tanh(s / cap);
+        if (bias !== null) s += bias[j + diagonal];
+        const p = Math.exp(s - lse);
+        // Rounded Q and K overshoot 1 by a hair; whatever overshoots by more is no weight, and is shown as none.
+        cells[at + j] = p <= 1 ? p : p < 1.01 ? 1 : NaN;
+      }
+    }
+    for (let j = to; j < c1; j++) cells[at + j] = keep[j] === 0 ? PADDED : MASKED;
+  }
+}
+
+/** Q or K as [n, d] floats: stored as such (exact), or as i16 times one step per row. */
+function vectors(block: Block, name: "q" | "k", n: number, d: number): Float32Array {
+  if (block.arrays.get(name)?.dtype === "f32") return needArray(block, name, findArray(block, name, "f32", [n, d])).data;
+  const codes = needArray(block, name, findArray(block, name, "i16", [n, d])).data;
+  const steps = needArray(block, `${name}_step`, findArray(block, `${name}_step`, "f32", [n])).data;
+  const out = new Float32Array(n * d);
+  for (let i = 0; i < n; i++) {
+    const step = steps[i];
+    for (let x = i * d; x < (i + 1) * d; x++) out[x] = codes[x] * step;
+  }
+  return out;
+}
+
+/**
+ * q_i·k_j and q_next·k_j for keys [from, to), to out[at + j] and out[atNext + j]. Two queries by four keys at a time: the
+ * eight sums live in registers, and each number loaded is used two or four times.
+ */
+function dotProducts(
+  q: Float32Array,
+  k: Float32Array,
+  d: number,
+  i: number,
+  next: number,
+  from: number,
+  to: number,
+  out: Float32Array,
+  at: number,
+  atNext: number,
+): void {
+  const qa = i * d;
+  const qb = next * d;
+  let j = from;
+  for (; j + 3 < to; j += 4) {
+    const k0 = j * d;
+    const k1 = k0 + d;
+    const k2 = k1 + d;
+    const k3 = k2 + d;
+    let a0 = 0;
+    let a1 = 0;
+    let a2 = 0;
+    let a3 = 0;
+    let b0 = 0;
+    let b1 = 0;
+    let b2 = 0;
+    let b3 = 0;
+    for (let x = 0; x < d; x++) {
+      const a = q[qa + x];
+      const b = q[qb + x];
+      const y0 = k[k0 + x];
+      const y1 = k[k1 + x];
+      const y2 = k[k2 + x];
+      const y3 = k[k3 + x];
+      a0 += a * y0;
+      a1 += a * y1;
+      a2 += a * y2;
+      a3 += a * y3;
+      b0 += b * y0;
+      b1 += b * y1;
+      b2 += b * y2;
+      b3 += b * y3;
+    }
+    out[at + j] = a0;
+    out[at + j + 1] = a1;
+    out[at + j + 2] = a2;
+    out[at + j + 3] = a3;
+    out[atNext + j] = b0;
+    out[atNext + j + 1] = b1;
+    out[atNext + j + 2] = b2;
+    out[atNext + j + 3] = b3;
+  }
+  for (; j < to; j++) {
+    let a0 = 0;
+    let b0 = 0;
+    for (let x = 0, kx = j * d; x < d; x++, kx++) {
+      a0 += q[qa + x] * k[kx];
+      b0 += q[qb + x] * k[kx];
+    }
+    out[at + j] = a0;
+    out[atNext + j] = b0;
+  }
+}
+
+/** For each query the number of keys in [start, stop) that are kept and whose bit is set. */
+function countAllowed(start: Int32Array, stop: Int32Array, keep: Uint8Array, bits: Uint8Array | null): Uint32Array {
+  const nk = keep.length;
+  const counts = new Uint32Array(start.length);
+  if (bits === null) {
+    const kept = new Uint32Array(nk + 1); // running count of kept keys
+    for (let j = 0; j < nk; j++) kept[j + 1] = kept[j] + (keep[j] === 0 ? 0 : 1);
+    for (let i = 0; i < counts.length; i++) counts[i] = kept[stop[i]] - kept[start[i]];
+    return counts;
+  }
+  const stride = (nk + 7) >> 3;
+  for (let i = 0; i < counts.length; i++) {
+    let count = 0;
+    for (let j = start[i]; j < stop[i]; j++) if (keep[j] !== 0) count += (bits[i * stride + (j >> 3)] >> (j & 7)) & 1;
+    counts[i] = count;
+  }
+  return counts;
+}
+
+// ── a map as stored weights ─────────────────────────────────────────────────────────────────────────────────────────
+
+interface StoredCells {
+  rows: number;
+  cols: number;
+  vmax: number;
+  /** Writes the stored cells [c0, c1) of stored row `r` to `out` from `at`. */
+  decode: (r: number, c0: number, c1: number, out: Float32Array, at: number) => void;
+}
+
+function storedCells(block: Block): StoredCells {
+  const exact = findArray(block, "exact", "f32", [-1, -1]);
+  if (exact !== null) {
+    const [rows, cols] = exact.shape;
+    const codes = needArray(block, "code", findArray(block, "code", "u8", [rows, cols])).data;
+    const decode: StoredCells["decode"] = (r, c0, c1, out, at) => {
+      for (let c = c0, from = r * cols + c0; c < c1; c++, from++, at++) {
+        out[at] = codes[from] === 0 ? exact.data[from] : codes[from] === 255 ? MASKED : codes[from] === 254 ? PADDED : NaN;
+      }
+    };
+    return { rows, cols, vmax: metaNumber(block, "vmax", largest(exact.data)), decode };
+  }
+  const hi = needArray(block, "hi", findArray(block, "hi", "u8", [-1, -1]));
+  const [rows, cols] = hi.shape;
+  const lo = needArray(block, "lo", findArray(block, "lo", "u8", [rows, cols]));
+  const vmax = metaNumber(block, "vmax");
+  const table = weightTable(vmax);
+  const decode: StoredCells["decode"] = (r, c0, c1, out, at) => {
+    for (let c = c0, from = r * cols + c0; c < c1; c++, from++, at++) out[at] = table[(hi.data[from] << 8) | lo.data[from]];
+  };
+  return { rows, cols, vmax, decode };
+}
+
+class StoredMap implements WeightMap {
+  readonly nq: number;
+  readonly nk: number;
+  readonly pooled: boolean;
+  readonly step: readonly [number, number];
+  readonly sampled: boolean;
+  readonly vmax: number;
+  readonly maxError: number;
+  readonly depth = 1;
+
+  readonly #cells: StoredCells;
+  readonly #leak: Float32Array | null; // [stored rows]
+  readonly #allowed: Int32Array; // [stored rows], −1 until counted
+
+  constructor(block: Block) {
+    const nq = (this.nq = metaCount(block, "n_q"));
+    const nk = (this.nk = metaCount(block, "n_k"));
+    const [r0, r1] = metaPair(block, "rows");
+    const [c0, c1] = metaPair(block, "cols");
+    const [sr, sc] = (this.step = metaPair(block, "step"));
+    if (r0 !== 0 || c0 !== 0 || r1 !== nq || c1 !== nk) {
+      throw new WireError(`These are rows ${r0} to ${r1} and columns ${c0} to ${c1} of a map of ${nq} × ${nk}, not the whole map.`);
+    }
+    this.#cells = storedCells(block);
+    const { rows, cols, vmax } = this.#cells;
+    if (sr < 1 || sc < 1 || rows !== Math.ceil(nq / sr) || cols !== Math.ceil(nk / sc)) {
+      throw new WireError(`The “weights” data are damaged: ${rows} × ${cols} cells in steps of ${sr} × ${sc} are not a map of ${nq} × ${nk}.`);
+    }
+    this.pooled = sr > 1 || sc > 1;
+    this.sampled = block.meta["sampled"] === true;
+    this.vmax = vmax;
+    this.maxError = metaNumber(block, "max_error", block.arrays.has("exact") ? 0 : vmax / 65000);
+    this.#leak = findArray(block, "leak", "f32", [rows])?.data ?? null;
+    this.#allowed = new Int32Array(rows).fill(-1);
+  }
+
+  row(i: number): Float32Array | null {
+    return this.pooled ? null : this.tile(i, i + 1, 0, this.nk);
+  }
+
+  column(j: number): Float32Array | null {
+    return this.pooled ? null : this.tile(0, this.nq, j, j + 1);
+  }
+
+  tile(r0: number, r1: number, c0: number, c1: number, out?: Float32Array): Float32Array {
+    checkTile(this, r0, r1, c0, c1);
+    const width = c1 - c0;
+    const cells = room(out, (r1 - r0) * width);
+    const [sr, sc] = this.step;
+    if (!this.pooled) {
+      for (let r = r0; r < r1; r++) this.#cells.decode(r, c0, c1, cells, (r - r0) * width);
+      return cells;
+    }
+    const stored = new Float32Array(this.#cells.cols);
+    for (let r = r0; r < r1; r++) {
+      if (r === r0 || r % sr === 0) this.#cells.decode(Math.floor(r / sr), 0, stored.length, stored, 0);
+      for (let c = c0, at = (r - r0) * width; c < c1; c++, at++) cells[at] = stored[Math.floor(c / sc)];
+    }
+    return cells;
+  }
+
+  allowed(i: number): number {
+    const r = Math.floor(i / this.step[0]);
+    if (this.#allowed[r] < 0) {
+      const row = new Float32Array(this.#cells.cols);
+      this.#cells.decode(r, 0, row.length, row, 0);
+      let count = 0;
+      for (const cell of row) if (cell !== MASKED && cell !== PADDED) count++;
+      this.#allowed[r] = Math.min(this.nk, count * this.step[1]);
+    }
+    return this.#allowed[r];
+  }
+
+  leak(i: number): number {
+    const leak = this.#leak?.[Math.floor(i / this.step[0])] ?? 0;
+    return leak > 0 ? Math.min(1, leak) : 0;
+  }
+}
+
+// ── a whole map, a band at a time ───────────────────────────────────────────────────────────────────────────────────
+
+/** Queries [r0, r1) by keys [c0, c1). */
+export interface Region {
+  r0: number;
+  r1: number;
+  c0: number;
+  c1: number;
+}
+
+/** A region of a map, max-pooled to rows × cols cells. Bin b of B over n covers [binStart(b, n, B), binStart(b + 1, n, B)). */
+export interface Overview {
+  rows: number;
+  cols: number;
+  region: Region;
+  /** [rows, cols], with codes. Rows that are not done yet are PADDED. */
+  cells: Float32Array;
+  /** Rows [0, done) are final. */
+  done: number;
+  /** Not every query was computed, only an even sample of each bin: a maximum may be missing. */
+  sampled: boolean;
+}
+
+export interface OverviewOptions {
+  /** What to pool; the whole map by default. */
+  region?: Region;
+  signal?: AbortSignal;
+  /** Called with the same object after each turn of about 8 ms, when rows [0, done) can be drawn. */
+  onBand?: (overview: Overview) => void;
+  /** Multiply-adds to spend before rows are sampled. 10¹⁰ (a few seconds, in turns) covers 8192² × 128. */
+  budget?: number;
+}
+
+const TURN = 8; // milliseconds of work before others get a turn
+
+/**
+ * Max-pools a region to at most rows × cols cells: a cell is NaN if any of its weights is, else the largest weight, else
+ * masked, else padded. Works in turns so that pointer and keyboard stay quick; rejects when `signal` aborts.
+ */
+export async function overview(map: WeightMap, rows: number, cols: number, options: OverviewOptions = {}): Promise<Overview> {
+  const { region = { r0: 0, r1: map.nq, c0: 0, c1: map.nk }, signal, onBand, budget = 1e10 } = options;
+  const { r0, r1, c0, c1 } = region;
+  checkTile(map, r0, r1, c0, c1);
+  const height = r1 - r0;
+  const width = c1 - c0;
+  const result: Overview = {
+    rows: Math.min(height, Math.max(1, Math.floor(rows))),
+    cols: Math.min(width, Math.max(1, Math.floor(cols))),
+    region,
+    cells: new Float32Array(0),
+    done: 0,
+    sampled: map.sampled,
+  };
+  const cells = (result.cells = new Float32Array(result.rows * result.cols).fill(PADDED));
+  const perBin = Math.max(1, Math.floor(budget / (Math.max(1, width) * map.depth * Math.max(1, result.rows))));
+  const together = Math.max(1, Math.min(16, Math.floor(4e6 / (Math.max(1, width) * map.depth)))); // rows: 2 ms at most
+  const scratch = new Float32Array(together * width);
+  const starts = Uint32Array.from({ length: result.cols + 1 }, (_, b) => binStart(b, width, result.cols));
+
+  let turn = performance.now();
+  for (let b = 0; b < result.rows; b++) {
+    const from = r0 + binStart(b, height, result.rows);
+    const to = r0 + binStart(b + 1, height, result.rows);
+    const stride = Math.max(1, (to - from) / perBin);
+    if (stride > 1) result.sampled = true;
+    for (let n = 0; from + n * stride < to; ) {
+      signal?.throwIfAborted();
+      const i = from + Math.floor(n * stride);
+      const count = stride === 1 ? Math.min(together, to - i) : 1; // rows together cost less than one by one
+      map.tile(i, i + count, c0, c1, scratch);
+      for (let row = 0; row < count; row++) poolInto(scratch, row * width, starts, cells, b * result.cols);
+      n += count;
+      if (performance.now() - turn > TURN) {
+        result.done = b;
+        onBand?.(result);
+        await nextTurn();
+        turn = performance.now();
+      }
+    }
+  }
+  signal?.throwIfAborted();
+  result.done = result.rows;
+  onBand?.(result);
+  return result;
+}
+
+/** First index of bin `b` when `n` things are put into `bins` bins as evenly as whole numbers allow. */
+export function binStart(b: number, n: number, bins: number): number {
+  return Math.floor((b * n) / bins);
+}
+
+/** Raises out[at + bin] to the largest of row[from + bin's columns]. The codes are ordered so that this is all there is to it. */
+function poolInto(row: Float32Array, from: number, starts: Uint32Array, out: Float32Array, at: number): void {
+  for (let b = 0; b + 1 < starts.length; b++) {
+    let most = out[at + b];
+    for (let c = from + starts[b]; c < from + starts[b + 1]; c++) {
+      const cell = row[c];
+      if (cell > most) most = cell;
+      else if (cell !== cell) most = NaN; // and stays NaN: nothing is larger than it
+    }
+    out[at + b] = most;
+  }
+}
+
+function nextTurn(): Promise<void> {
+  // Not setTimeout, which browsers stretch to 4 ms.
+  return new Promise((resolve) => {
+    const { port1, port2 } = new MessageChannel();
+    port1.onmessage = () => {
+      port1.close();
+      resolve();
+    };
+    port2.postMessage(null);
+  });
+}
+
+// ── numbers about rows and maps ─────────────────────────────────────────────────────────────────────────────────────
+
+export interface Strongest {
+  /** Keys, strongest first; equal weights in the order of the keys. */
+  indices: Uint32Array;
+  /** What they carry together. */
+  mass: number;
+  /** What the other keys carry, and how many of them carry anything. */
+  rest: number;
+  restCount: number;
+}
+
+/** The fewest keys that carry `share` of a row's mass, at most `limit`. O(n + k log n) for k keys. */
+export function strongest(row: Float32Array, share: number, limit = Infinity): Strongest {
+  let total = 0;
+  let size = 0;
+  const heap = new Uint32Array(row.length); // largest weight first
+  for (let j = 0; j < row.length; j++) {
+    if (row[j] > 0) {
+      total += row[j];
+      heap[size++] = j;
+    }
+  }
+  const before = (a: number, b: number): boolean => row[a] > row[b] || (row[a] === row[b] && a < b);
+  const sink = (at: number): void => {
+    const key = heap[at];
+    for (let child = 2 * at + 1; child < size; child = 2 * at + 1) {
+      if (child + 1 < size && before(heap[child + 1], heap[child])) child++;
+      if (!before(heap[child], key)) break;
+      heap[at] = heap[child];
+      at = child;
+    }
+    heap[at] = key;
+  };
+  for (let at = (size >> 1) - 1; at >= 0; at--) sink(at);
+
+  const picked: number[] = [];
+  const enough = share * total * (1 - 1e-6); // as many as in exact arithmetic, in spite of rounding
+  let mass = 0;
+  while (size > 0 && picked.length < limit && mass < enough) {
+    picked.push(heap[0]);
+    mass += row[heap[0]];
+    heap[0] = heap[--size];
+    sink(0);
+  }
+  return { indices: Uint32Array.from(picked), mass, rest: size === 0 ? 0 : Math.max(0, total - mass), restCount: size };
+}
+
+export interface Summary {
+  /** Mean |i − j| by weight. Means something only where queries and keys are the same tokens. */
+  distance: number;
+  /** exp(entropy): over how many keys a row spreads its weight, as if evenly. */
+  effective: number;
+  /** Weight on key 0. */
+  first: number;
+  /** Not every row was looked at. */
+  sampled: boolean;
+}
+
+const SUMMARY_WORK = 3e7; // multiply-adds, about 30 ms
+
+/**
+ * Three numbers about a map, averaged over the rows that have keys: all rows of small maps, else at most 256 evenly spaced
+ * ones (fewer where rows are dear). Distance and spread are of the weight that reaches keys; `null` for pooled maps and
+ * for maps without any weight.
+ */
+export function summary(map: WeightMap): Summary | null {
+  if (map.pooled || map.nq === 0 || map.nk === 0) return null;
+  const count = Math.min(map.nq, Math.max(16, Math.min(256, Math.floor(SUMMARY_WORK / (map.nk * map.depth)))));
+  const row = new Float32Array(map.nk);
+  const sum = { distance: 0, effective: 0, first: 0 };
+  let rows = 0;
+  for (let n = 0; n < count; n++) {
+    // From the first row to the last, both included.
+    const i = count === 1 ? map.nq - 1 : Math.round((n * (map.nq - 1)) / (count - 1));
+    map.tile(i, i + 1, 0, map.nk, row);
+    let [mass, moment, plogp] = [0, 0, 0];
+    for (let j = 0; j < row.length; j++) {
+      const p = row[j];
+      if (!(p > 0)) continue;
+      mass += p;
+      moment += p * Math.abs(i - j);
+      plogp += p * Math.log(p);
+    }
+    if (mass === 0) continue;
+    rows++;
+    sum.distance += moment / mass;
+    sum.effective += mass * Math.exp(-plogp / mass); // exp(entropy of p / mass)
+    if (row[0] > 0) sum.first += row[0];
+  }
+  if (rows === 0) return null;
+  return { distance: sum.distance / rows, effective: sum.effective / rows, first: sum.first / rows, sampled: count < map.nq };
+}
+
+/** Weights as multiples of what an even spread over `allowed` keys would give: p · allowed. Codes and NaN stay. */
+export function relativeToUniform(cells: Float32Array, allowed: number): Float32Array {
+  return cells.map((cell) => (cell > 0 ? cell * allowed : cell));
+}
+
+// ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+function checkTile(map: WeightMap, r0: number, r1: number, c0: number, c1: number): void {
+  const fits = isCount(r0) && isCount(c0) && r0 <= r1 && c0 <= c1 && r1 <= map.nq && c1 <= map.nk;
+  if (!fits) throw new RangeError(`Queries ${r0} to ${r1} and keys ${c0} to ${c1} are not within a map of ${map.nq} × ${map.nk}.`);
+}
+
+/** `out` where it has room for `cells` cells, else a new array. */
+function room(out: Float32Array | undefined, cells: number): Float32Array {
+  return out !== undefined && out.length >= cells ? out : new Float32Array(cells);
+}
+
+function largest(values: Float32Array): number {
+  let most = 0;
+  for (const value of values) if (value > most) most = value;
+  return most;
+}
+
+function metaNumber(block: Block, name: string, otherwise?: number): number {
+  const value = block.meta[name] ?? otherwise;
+  if (typeof value !== "number") throw new WireError(`The “${block.kind}” data are damaged: ${name} is not a number.`);
+  return value;
+}
+
+function metaCount(block: Block, name: string): number {
+  const value = block.meta[name];
+  if (!isCount(value)) throw new WireError(`The “${block.kind}” data are damaged: ${name} is not a whole number.`);
+  return value;
+}
+
+function metaPair(block: Block, name: string): [number, number] {
+  const value: unknown = block.meta[name];
+  if (!Array.isArray(value) || value.length !== 2 || !isCount(value[0]) || !isCount(value[1])) {
+    throw new WireError(`The “${block.kind}” data are damaged: ${name} is not a pair of whole numbers.`);
+  }
+  return [value[0], value[1]];
+}

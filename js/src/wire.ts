@@ -1,0 +1,466 @@
+/**
+ * The bytes and messages that Python and the browser both speak; the twin of `attnwidget/wire.py`.
+ *
+ * A *block* is a header in words (JSON) and a payload of numbers:
+ *
+ *     0   4   magic "ATTN"
+ *     4   u8  version (1)
+ *     5   u8  encoding: 0 raw, 1 zlib
+ *     6   u16 zero
+ *     8   u32 header length H, a multiple of 8
+ *     12  u32 payload length once decoded
+ *     16  H   {"kind", "meta", "arrays": [{"name", "dtype", "shape", "offset"}]}
+ *     16+H    payload; arrays start at multiples of 8, little-endian, C order
+ *
+ * Nothing in here trusts the bytes: every length, bound and name is checked, and what is refused is refused in words.
+ */
+
+export type TypedArray = Uint8Array | Uint16Array | Uint32Array | Int16Array | Int32Array | Float32Array;
+export type Dtype = "u8" | "u16" | "u32" | "i16" | "i32" | "f32";
+
+/** A typed view and how to read it: `data` holds the cells of `shape` row by row. */
+export interface NdArray<T extends ArrayLike<number> = TypedArray> {
+  dtype: Dtype;
+  shape: number[];
+  data: T;
+}
+
+/** Bytes as hosts hand them over. A view may sit anywhere in its buffer, and often does. */
+export type Bytes = ArrayBuffer | ArrayBufferView;
+
+export interface Block {
+  kind: string;
+  meta: Record<string, unknown>;
+  arrays: Map<string, NdArray>;
+}
+
+/** Data that cannot be read, with a message for the person in front of the screen. */
+export class WireError extends Error {
+  override readonly name = "WireError";
+}
+
+// ── blocks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+const MAGIC = 0x4e545441; // "ATTN", read as a little-endian u32
+const VERSION = 1;
+const PREAMBLE = 16; // bytes before the header
+const ALIGN = 8;
+
+interface Layout {
+  size: number;
+  view: (buffer: ArrayBufferLike, byteOffset: number, length: number) => TypedArray;
+}
+
+// Typed arrays read in the byte order of the machine; every machine that runs a browser today is little-endian.
+const LAYOUTS: Record<Dtype, Layout> = {
+  u8: { size: 1, view: (buffer, at, n) => new Uint8Array(buffer, at, n) },
+  u16: { size: 2, view: (buffer, at, n) => new Uint16Array(buffer, at, n) },
+  u32: { size: 4, view: (buffer, at, n) => new Uint32Array(buffer, at, n) },
+  i16: { size: 2, view: (buffer, at, n) => new Int16Array(buffer, at, n) },
+  i32: { size: 4, view: (buffer, at, n) => new Int32Array(buffer, at, n) },
+  f32: { size: 4, view: (buffer, at, n) => new Float32Array(buffer, at, n) },
+};
+
+/** Read a block. Arrays are views of `bytes` where its alignment allows that, copies otherwise. */
+export async function unpack(bytes: Bytes): Promise<Block> {
+  const whole = asBytes(bytes);
+  const view = new DataView(whole.buffer, whole.byteOffset, whole.byteLength);
+  if (whole.length < 4 || view.getUint32(0, true) !== MAGIC) {
+    throw new WireError("This is not attnwidget data: the first bytes are not “ATTN”.");
+  }
+  if (whole.length < 5) throw new WireError("The data are truncated: there is nothing after the magic bytes.");
+  const version = view.getUint8(4);
+  if (version !== VERSION) {
+    throw new WireError(`The data were made by another version: format ${version}, this reads ${VERSION}.`);
+  }
+  if (whole.length < PREAMBLE) {
+    throw new WireError(`The data are truncated: ${whole.length} bytes, fewer than the ${PREAMBLE} every block starts with.`);
+  }
+  const encoding = view.getUint8(5);
+  const reserved = view.getUint16(6, true);
+  const headerLength = view.getUint32(8, true);
+  const payloadLength = view.getUint32(12, true);
+  if (encoding > 1 || reserved !== 0) throw new WireError(`The data are damaged: unknown encoding ${encoding}.`);
+  const start = PREAMBLE + headerLength;
+  if (start > whole.length) {
+    throw new WireError(`The data are truncated: the header needs ${headerLength} bytes, ${whole.length - PREAMBLE} are there.`);
+  }
+  if (start % ALIGN !== 0) throw new WireError("The data are damaged: the header does not end on a multiple of 8 bytes.");
+
+  const header = readHeader(whole.subarray(PREAMBLE, start));
+  const stored = whole.subarray(start);
+  const payload = encoding === 1 ? await inflate(stored, payloadLength) : stored;
+  if (payload.length < payloadLength) {
+    throw new WireError(`The data are truncated: ${payload.length} of ${payloadLength} payload bytes are there.`);
+  }
+  if (payload.length > payloadLength) {
+    throw new WireError(`The data are damaged: ${payload.length} payload bytes where the header says ${payloadLength}.`);
+  }
+
+  const arrays = new Map<string, NdArray>();
+  for (const entry of header.arrays) {
+    const { name, array } = readArray(entry, payload);
+    if (arrays.has(name)) throw new WireError(`The data are damaged: two arrays are named “${name}”.`);
+    arrays.set(name, array);
+  }
+  return { kind: header.kind, meta: header.meta, arrays };
+}
+
+/**
+ * The array `name` of a block, with its type and shape checked (−1 in `shape`: any length).
+ * `null` where the block has no such array: see `needArray` for arrays it must have.
+ */
+export function findArray(block: Block, name: string, dtype: "u8", shape: readonly number[]): NdArray<Uint8Array> | null;
+export function findArray(block: Block, name: string, dtype: "i16", shape: readonly number[]): NdArray<Int16Array> | null;
+export function findArray(block: Block, name: string, dtype: "i32", shape: readonly number[]): NdArray<Int32Array> | null;
+export function findArray(block: Block, name: string, dtype: "f32", shape: readonly number[]): NdArray<Float32Array> | null;
+export function findArray(block: Block, name: string, dtype: Dtype, shape: readonly number[]): NdArray | null {
+  const array = block.arrays.get(name);
+  if (array === undefined) return null;
+  const fits = array.dtype === dtype && array.shape.length === shape.length && shape.every((n, axis) => n === -1 || n === array.shape[axis]);
+  if (!fits) {
+    throw new WireError(
+      `The “${block.kind}” data are damaged: “${name}” is ${array.dtype} [${array.shape.join(", ")}], expected ${dtype} [${shape.join(", ").replaceAll("-1", "any")}].`,
+    );
+  }
+  return array;
+}
+
+/** `found`, or an error that names what is missing: `needArray(block, "lse", findArray(block, "lse", "f32", [n]))`. */
+export function needArray<T extends ArrayLike<number>>(block: Block, name: string, found: NdArray<T> | null): NdArray<T> {
+  if (found === null) throw new WireError(`The “${block.kind}” data are damaged: the array “${name}” is missing.`);
+  return found;
+}
+
+/** The bytes of a binary trait in whatever form the host hands it over (base64 where state is JSON); `null` if it is none. */
+export function bytesOf(value: unknown): Uint8Array | null {
+  if (value instanceof ArrayBuffer || ArrayBuffer.isView(value)) return asBytes(value);
+  if (typeof value !== "string") return null;
+  let text: string;
+  try {
+    text = atob(value);
+  } catch {
+    throw new WireError("The stored data are damaged: they are not base64 text.");
+  }
+  return Uint8Array.from(text, (character) => character.charCodeAt(0));
+}
+
+/** The same memory as bytes. */
+export function asBytes(source: Bytes): Uint8Array {
+  return ArrayBuffer.isView(source) ? new Uint8Array(source.buffer, source.byteOffset, source.byteLength) : new Uint8Array(source);
+}
+
+async function inflate(stored: Uint8Array, expected: number): Promise<Uint8Array> {
+  if (typeof DecompressionStream === "undefined") {
+    throw new WireError("This browser cannot unpack the data (it has no DecompressionStream). Any browser from 2023 on can.");
+  }
+  const reader = new Blob([stored.slice()]).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
+  const pieces: Uint8Array[] = [];
+  let total = 0;
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      pieces.push(value);
+      total += value.length;
+      if (total > expected) break; // never unpack more than was announced
+    }
+  } catch {
+    throw new WireError(`The data are truncated or damaged: the compressed payload stops making sense after ${total} of ${expected} bytes.`);
+  } finally {
+    reader.cancel().catch(() => undefined);
+  }
+  return concatenate(pieces, total);
+}
+
+/** All pieces in order, as one array of `total` bytes. */
+export function concatenate(pieces: readonly Uint8Array[], total: number): Uint8Array {
+  const [only] = pieces;
+  if (pieces.length === 1 && only !== undefined) return only;
+  const joined = new Uint8Array(total);
+  let at = 0;
+  for (const piece of pieces) {
+    joined.set(piece, at);
+    at += piece.length;
+  }
+  return joined;
+}
+
+function readHeader(bytes: Uint8Array): { kind: string; meta: Record<string, unknown>; arrays: unknown[] } {
+  let header: unknown;
+  try {
+    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch {
+    throw new WireError("The data are damaged: the header is not readable JSON.");
+  }
+  if (!isRecord(header) || typeof header["kind"] !== "string" || !isRecord(header["meta"]) || !Array.isArray(header["arrays"])) {
+    throw new WireError("The data are damaged: the header names no kind, meta and arrays.");
+  }
+  return { kind: header["kind"], meta: header["meta"], arrays: header["arrays"] };
+}
+
+function readArray(entry: unknown, payload: Uint8Array): { name: string; array: NdArray } {
+  if (!isRecord(entry) || typeof entry["name"] !== "string") throw new WireError("The data are damaged: an array has no name.");
+  const { name, dtype, shape, offset } = entry;
+  if (!isDtype(dtype)) throw new WireError(`The data are damaged: “${name}” has the unknown number type “${String(dtype)}”.`);
+  if (!Array.isArray(shape) || !shape.every(isCount)) throw new WireError(`The data are damaged: “${name}” has no readable shape.`);
+  if (!isCount(offset) || offset % ALIGN !== 0) throw new WireError(`The data are damaged: “${name}” does not start on a multiple of 8 bytes.`);
+  const { size, view } = LAYOUTS[dtype];
+  const cells = shape.reduce((product: number, n: number) => product * n, 1);
+  if (offset + cells * size > payload.length) {
+    throw new WireError(
+      `The data are damaged: “${name}” needs bytes ${offset} to ${offset + cells * size} of a payload of ${payload.length}.`,
+    );
+  }
+  const at = payload.byteOffset + offset;
+  const data =
+    at % size === 0 ? view(payload.buffer, at, cells) : view(payload.slice(offset, offset + cells * size).buffer, 0, cells);
+  return { name, array: { dtype, shape, data } };
+}
+
+function isDtype(value: unknown): value is Dtype {
+  return typeof value === "string" && Object.hasOwn(LAYOUTS, value);
+}
+
+/** Whether `value` is a whole number from 0 up. */
+export function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
+}
+
+/** Whether `value` is a plain object (what JSON calls one). */
+export function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+// ── cells ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/**
+ * What a cell of a decoded map can be: a weight ≥ 0, NaN, or one of these two codes. They are ordered so that the
+ * maximum of a group of cells is also its pooled cell: weight > masked > padded.
+ */
+export const MASKED = -1;
+export const PADDED = -2;
+
+const ROOTS = 65000; // largest weight code of a u16 cell
+const tables = new Map<number, Float32Array>();
+
+/** Weight of each of the 256 codes of a thumbnail cell: vmax·(v/250)², or MASKED, PADDED, NaN. */
+export function thumbTable(vmax: number): Float32Array {
+  return Float32Array.from({ length: 256 }, (_, v) => (v <= 250 ? vmax * (v / 250) ** 2 : v === 255 ? MASKED : v === 254 ? PADDED : NaN));
+}
+
+/** Weight of each of the 65 536 codes hi·256 + lo: vmax·(v/65000)², or MASKED, PADDED, NaN. 256 kB, kept for `vmax` 1. */
+export function weightTable(vmax: number): Float32Array {
+  const kept = tables.get(vmax);
+  if (kept !== undefined) return kept;
+  const table = new Float32Array(65536).fill(NaN);
+  for (let v = 0; v <= ROOTS; v++) table[v] = vmax * (v / ROOTS) ** 2;
+  table[65534] = PADDED;
+  table[65535] = MASKED;
+  if (vmax === 1) tables.set(vmax, table);
+  return table;
+}
+
+// ── the bundle ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** One side of a map: `labels` are shown, `raw` is what the tokenizer said, `special` are indices. */
+export interface Axis {
+  kind: string;
+  labels: string[];
+  raw: string[];
+  special: number[];
+  grid: [number, number] | null;
+}
+
+export interface LayerInfo {
+  name: string;
+  heads: number;
+  kv_heads: number;
+  window: number | null;
+}
+
+/** One stack of attention layers; `queries` and `keys` are indices into `axes`. */
+export interface PartInfo {
+  name: string;
+  title: string;
+  queries: number;
+  keys: number;
+  causal: boolean;
+  layers: LayerInfo[];
+  thumb: { rows: number; cols: number; sampled: boolean };
+}
+
+/** What came of comparing the recomputed weights with the model's own. */
+export interface Check {
+  ok: boolean;
+  max_error: number;
+  rows: number;
+  text: string;
+}
+
+export interface BundleMeta {
+  title: string;
+  model: string | null;
+  axes: Axis[];
+  parts: PartInfo[];
+  check: Check | null;
+  notes: string[];
+  versions: Record<string, string>;
+}
+
+/** The meta of a "bundle" block, checked field by field. */
+export function bundleMeta(block: Block): BundleMeta {
+  if (block.kind !== "bundle") throw new WireError(`These data are of the kind “${block.kind}”, not a bundle to show.`);
+  const meta = new JsonObject(block.meta, "bundle");
+  const axes = meta.records("axes").map((axis): Axis => {
+    const labels = axis.texts("labels");
+    const grid = axis.value("grid");
+    return {
+      kind: axis.text("kind"),
+      labels,
+      raw: axis.value("raw") === undefined ? labels : axis.texts("raw"),
+      special: axis.counts("special").filter((index) => index < labels.length),
+      grid: Array.isArray(grid) && isCount(grid[0]) && isCount(grid[1]) ? [grid[0], grid[1]] : null,
+    };
+  });
+  const parts = meta.records("parts").map((part): PartInfo => {
+    const thumb = part.record("thumb");
+    const queries = part.count("queries");
+    const keys = part.count("keys");
+    if (queries >= axes.length || keys >= axes.length) throw new WireError(`The bundle is damaged: part “${part.text("name")}” has no axis.`);
+    return {
+      name: part.text("name"),
+      title: part.text("title"),
+      queries,
+      keys,
+      causal: part.value("causal") === true,
+      layers: part.records("layers").map((layer): LayerInfo => {
+        const window = layer.value("window");
+        return { name: layer.text("name"), heads: layer.count("heads"), kv_heads: layer.count("kv_heads"), window: isCount(window) ? window : null };
+      }),
+      thumb: { rows: thumb.count("rows"), cols: thumb.count("cols"), sampled: thumb.value("sampled") === true },
+    };
+  });
+  if (parts.length === 0) throw new WireError("There is nothing to show: the bundle holds no attention.");
+  const model = meta.value("model");
+  const versions = meta.value("versions");
+  return {
+    title: meta.text("title"),
+    model: typeof model === "string" ? model : null,
+    axes,
+    parts,
+    check: readCheck(meta),
+    notes: meta.value("notes") === undefined ? [] : meta.texts("notes"),
+    versions: isRecord(versions) ? Object.fromEntries(Object.entries(versions).filter((entry): entry is [string, string] => typeof entry[1] === "string")) : {},
+  };
+}
+
+function readCheck(meta: JsonObject): Check | null {
+  if (!isRecord(meta.value("check"))) return null;
+  const check = meta.record("check");
+  const error = check.value("max_error");
+  return { ok: check.value("ok") === true, max_error: typeof error === "number" ? error : NaN, rows: check.count("rows"), text: check.text("text") };
+}
+
+/** A JSON object whose fields are read by type, with the path in the error. */
+class JsonObject {
+  constructor(
+    private readonly fields: Record<string, unknown>,
+    private readonly path: string,
+  ) {}
+
+  value(name: string): unknown {
+    return this.fields[name];
+  }
+
+  text(name: string): string {
+    const value = this.fields[name];
+    return typeof value === "string" ? value : this.refuse(name, "text");
+  }
+
+  count(name: string): number {
+    const value = this.fields[name];
+    return isCount(value) ? value : this.refuse(name, "a whole number");
+  }
+
+  texts(name: string): string[] {
+    const value = this.fields[name];
+    return Array.isArray(value) && value.every((item): item is string => typeof item === "string") ? value : this.refuse(name, "a list of texts");
+  }
+
+  counts(name: string): number[] {
+    const value = this.fields[name];
+    return Array.isArray(value) && value.every(isCount) ? value : this.refuse(name, "a list of whole numbers");
+  }
+
+  record(name: string): JsonObject {
+    const value = this.fields[name];
+    return isRecord(value) ? new JsonObject(value, `${this.path}.${name}`) : this.refuse(name, "an object");
+  }
+
+  records(name: string): JsonObject[] {
+    const value = this.fields[name];
+    if (!Array.isArray(value)) return this.refuse(name, "a list");
+    return value.map((item: unknown, i) => (isRecord(item) ? new JsonObject(item, `${this.path}.${name}[${i}]`) : this.refuse(name, "a list of objects")));
+  }
+
+  private refuse(name: string, wanted: string): never {
+    throw new WireError(`The bundle is damaged: ${this.path}.${name} is not ${wanted}.`);
+  }
+}
+
+// ── names of maps, and messages ─────────────────────────────────────────────────────────────────────────────────────
+
+export type Reduce = "mean" | "max" | "min";
+
+/** Which map is looked at. `layer` or `head` null: reduced over that axis. */
+export interface Selection {
+  part: string;
+  layer: number | null;
+  head: number | null;
+  reduce: Reduce;
+}
+
+// "decoder/5/3" for one head; "decoder/5/*/mean" for a reduced map.
+export function mapKey({ part, layer, head, reduce }: Selection): string {
+  const key = `${part}/${layer ?? "*"}/${head ?? "*"}`;
+  return layer !== null && head !== null ? key : `${key}/${reduce}`;
+}
+
+/** The opposite of `mapKey`; `null` for what is no such key. A single head comes back with `reduce` "mean". */
+export function selectionOf(key: string): Selection | null {
+  const [, part, layer, head, reduce] = /^(.*)\/(\d+|\*)\/(\d+|\*)(?:\/(mean|max|min))?$/s.exec(key) ?? [];
+  if (part === undefined || layer === undefined || head === undefined) return null;
+  if ((reduce === undefined) !== (layer !== "*" && head !== "*")) return null;
+  return {
+    part,
+    layer: layer === "*" ? null : Number(layer),
+    head: head === "*" ? null : Number(head),
+    reduce: (reduce as Reduce | undefined) ?? "mean",
+  };
+}
+
+export type Want = "map" | "row" | "column";
+
+export interface Request extends Selection {
+  id: number;
+  want: Want;
+  index: number | null;
+  exact: boolean;
+}
+
+/** Browser → kernel. */
+export type Question = { type: "get"; requests: Request[] } | { type: "cancel"; ids: number[] };
+
+/** Kernel → browser: for each request one error, or `chunks` of these with one buffer each. */
+export type Reply = { type: "block"; id: number; chunk: number; chunks: number } | { type: "error"; id: number; message: string };
+
+/** A message from the kernel if it is one of ours, else `null`. */
+export function replyOf(content: unknown): Reply | null {
+  if (!isRecord(content) || !isCount(content["id"])) return null;
+  const { type, id, chunk, chunks, message } = content;
+  if (type === "error") return { type, id, message: typeof message === "string" ? message : "The kernel could not answer." };
+  if (type !== "block") return null;
+  if (isCount(chunk) && isCount(chunks) && chunk < chunks) return { type, id, chunk, chunks };
+  return { type: "error", id, message: "The kernel sent an answer that this page does not understand." };
+}

@@ -1,0 +1,187 @@
+/** Mounting and mounting again, with a frame and a document that only keep account. */
+
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+
+import type { Model, ViewContext } from "../src/state.ts";
+import { bundleMetaOf, pack } from "./fixtures.ts";
+
+const mounted: ViewContext[] = [];
+
+vi.mock("../src/frame.ts", () => ({ mount: (context: ViewContext) => void mounted.push(context) }));
+
+const { complain, show } = await import("../src/host.ts");
+const { default: widget } = await import("../src/widget.ts");
+
+/** As much of an element as the host touches. */
+class Element {
+  children: Element[] = [];
+  textContent = "";
+  role = "";
+  id = "";
+  dataset: Record<string, string> = {};
+  previousElementSibling: unknown = null;
+
+  replaceChildren(...children: Element[]): void {
+    this.children = children;
+  }
+
+  setAttribute(name: string, value: string): void {
+    if (name === "role") this.role = value;
+  }
+}
+
+const place = (): { el: HTMLElement; kept: Element } => {
+  const kept = new Element();
+  return { el: kept as unknown as HTMLElement, kept };
+};
+const settled = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 5));
+
+class Host implements Model {
+  readonly values: Record<string, unknown>;
+  readonly #listeners = new Map<string, () => void>();
+
+  constructor(bundle: unknown) {
+    this.values = { part: "decoder", layer: 0, head: 0, _bundle: bundle };
+  }
+
+  get(name: string): unknown {
+    return this.values[name];
+  }
+
+  on(event: string, callback: (content: unknown, buffers: unknown) => void): void {
+    this.#listeners.set(event, () => callback(undefined, undefined));
+  }
+
+  change(name: string, value: unknown): void {
+    this.values[name] = value;
+    this.#listeners.get(`change:${name}`)?.();
+  }
+}
+
+beforeEach(() => {
+  mounted.length = 0;
+  vi.stubGlobal("document", { createElement: () => new Element() });
+});
+afterEach(() => void vi.unstubAllGlobals());
+
+const bundle = pack("bundle", bundleMetaOf());
+
+describe("a widget", () => {
+  it.each([
+    ["a view of a larger buffer", new DataView(bundle.buffer)],
+    ["bytes", bundle],
+    ["a buffer", bundle.buffer],
+    ["base64", Buffer.from(bundle).toString("base64")],
+  ])("mounts once, from %s", async (_, bytes) => {
+    const { el } = place();
+    show(new Host(bytes), el, new AbortController().signal);
+    await settled();
+    expect(mounted).toHaveLength(1);
+    expect(mounted[0].el).toBe(el);
+    expect(mounted[0].tiles.meta.title).toBe("TinyModel");
+    expect(mounted[0].state.get("map").status).toBe("error"); // nothing is stored: said, not hung
+  });
+
+  it("starts again when Python shows something else in it", async () => {
+    const host = new Host(bundle);
+    const { el } = place();
+    show(host, el, new AbortController().signal);
+    await settled();
+    host.change("_bundle", pack("bundle", { ...bundleMetaOf(), title: "OtherModel" }));
+    expect(mounted[0].signal.aborted).toBe(true);
+    await settled();
+    expect(mounted).toHaveLength(2);
+    expect([mounted[1].tiles.meta.title, mounted[1].signal.aborted]).toEqual(["OtherModel", false]);
+  });
+
+  it("mounts only the last of two bundles that come at once", async () => {
+    const host = new Host(bundle);
+    show(host, place().el, new AbortController().signal);
+    host.change("_bundle", pack("bundle", { ...bundleMetaOf(), title: "OtherModel" }));
+    await settled();
+    expect(mounted.map(({ tiles }) => tiles.meta.title)).toEqual(["OtherModel"]);
+  });
+
+  it("leaves nothing behind", async () => {
+    const { el, kept } = place();
+    const end = widget.render({ model: new Host(bundle), el } as unknown as Parameters<typeof widget.render>[0]) as () => void;
+    await settled();
+    kept.children.push(new Element());
+    end();
+    expect(mounted[0].signal.aborted).toBe(true);
+    expect(kept.children).toEqual([]);
+  });
+
+  it.each([
+    ["nothing", null, "There is nothing to show"],
+    ["no bytes", new Uint8Array(0), "There is nothing to show"],
+    ["something else", new TextEncoder().encode("GIF89a…"), "This is not attnwidget data"],
+    ["half of it", bundle.slice(0, 40), "truncated"],
+    ["the work of another version", Uint8Array.from(bundle, (byte, i) => (i === 4 ? 9 : byte)), "made by another version: format 9"],
+  ])("that is given %s says so where the picture would be", async (_, bytes, words) => {
+    const { el, kept } = place();
+    show(new Host(bytes), el, new AbortController().signal);
+    await settled();
+    expect(mounted).toEqual([]);
+    expect(kept.children.map(({ role, textContent }) => [role, textContent])).toEqual([["alert", expect.stringContaining(words)]]);
+  });
+
+  it("never reads an error as markup", () => {
+    const { el, kept } = place();
+    complain(el, new Error("<b>bold</b>"));
+    expect(kept.children[0].textContent).toBe("attnwidget: <b>bold</b>");
+  });
+});
+
+describe("an exported page", () => {
+  class Div extends Element {}
+
+  class Script extends Element {
+    readonly before = vi.fn();
+
+    constructor(text: string, previous: Element | null = null) {
+      super();
+      this.textContent = text;
+      this.previousElementSibling = previous;
+    }
+  }
+
+  const stored = JSON.stringify({ state: { layer: 0, head: 0 }, bundle: Buffer.from(bundle).toString("base64") });
+
+  const open = async (...scripts: Script[]): Promise<void> => {
+    vi.resetModules();
+    vi.stubGlobal("HTMLDivElement", Div);
+    vi.stubGlobal("document", {
+      readyState: "complete",
+      createElement: () => new Div(),
+      querySelectorAll: () => scripts.filter(({ dataset }) => dataset["attnShown"] === undefined),
+    });
+    await import("../src/page.ts");
+    await settled();
+  };
+
+  it("shows every picture in the element before its data, or in a new one", async () => {
+    const named = Object.assign(new Div(), { id: "attn-1" });
+    const [one, two] = [new Script(stored, named), new Script(stored, new Div())];
+    await open(one, two);
+    expect(mounted).toHaveLength(2);
+    expect(mounted[0].el).toBe(named);
+    expect(two.before).toHaveBeenCalledExactlyOnceWith(mounted[1].el);
+    expect(mounted[0].state.get("part")).toBe("decoder");
+    expect(mounted[0].tiles.live).toBe(false);
+  });
+
+  it("shows no picture twice, though it may carry the code once for each", async () => {
+    const script = new Script(stored, Object.assign(new Div(), { id: "attn-1" }));
+    await open(script);
+    await open(script);
+    expect(mounted).toHaveLength(1);
+  });
+
+  it("with one damaged picture shows the others", async () => {
+    const place = Object.assign(new Div(), { id: "attn-1" });
+    await open(new Script("{", place), new Script(stored));
+    expect(place.children[0].textContent).toContain("are damaged");
+    expect(mounted).toHaveLength(1);
+  });
+});
