@@ -65,7 +65,7 @@ class Layer:
     bias: Bias | None = None
     sink: Tensor | None = None
     weights: Tensor | None = None
-    _norms: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+    _norms: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if (self.weights is None) == (self.q is None or self.k is None):
@@ -143,7 +143,8 @@ class Layer:
         if self.weights is not None:
             return self.weights[sample, head][rows[:, None], cols].float()
         assert self.k is not None
-        if len(cols) * 2 >= self.shape[3] and (sample, head) not in self._norms:
+        if len(cols) * 2 >= self.shape[3]:
+            # Most of the rows is wanted: whole rows cost hardly more, and need no norms.
             return self.block(sample, head, rows)[0][:, cols]
         bias = None if self.bias is None else self.bias.columns(cols, self.shape[2])
         part = replace(self, k=self.k[:, :, cols], mask=self.mask.columns(cols), bias=bias)
@@ -465,7 +466,7 @@ class Map:
         """float32 [row, col] for slices, index lists or tensors of positions."""
         at = _positions(rows, self.shape[0], "rows"), _positions(cols, self.shape[1], "cols")
         if self.single is not None and self.head is not None:
-            return self.single.tile(self.sample, self.head, *at)
+            return self.single.tile(self.sample % self.single.shape[0], self.head, *at)
         blocks = [self._rows(some)[:, at[1]] for some in self._pieces(at[0])]
         return torch.cat(blocks) if blocks else torch.empty(0, len(at[1]))
 

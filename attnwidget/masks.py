@@ -95,12 +95,13 @@ class Mask:
 
     def allowed(self, sample: int, rows: Tensor, head: int | None = None) -> Tensor:
         """bool [row, key], or [head or 1, row, key] where ``head`` is None."""
-        b = sample % self.start.shape[0]
+        # Rules and padding may be those of one text or of each: a flash mask has one rule and the padding of each.
+        b = sample % len(self.start)
         if self.dense is not None:
             cells = self.dense[sample % self.dense.shape[0]]
             return cells[:, rows] if head is None else cells[head % cells.shape[0]][rows]
         at = torch.arange(self.keep.shape[1], dtype=torch.int32)
-        cells = (at >= self.start[b, rows, None]) & (at < self.stop[b, rows, None]) & self.keep[b % len(self.keep)]
+        cells = (at >= self.start[b, rows, None]) & (at < self.stop[b, rows, None]) & self.keep[sample % len(self.keep)]
         return cells[None] if head is None else cells
 
     def columns(self, cols: Tensor) -> Mask:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 # Characters that would be invisible, or would move the text around them, are drawn as these.
-_VISIBLE = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "⍽", "\u200b": "·", "\u200d": "‿", "\ufeff": "·"}
+_VISIBLE = {"\n": "⏎", "\t": "⇥", "\u00a0": "⍽", "\u200b": "·", "\u200c": "‿", "\u200d": "‿", "\ufeff": "·"}
+# Within a word these shape letters (Persian, Hindi) or hold an emoji together; alone they would be invisible.
+_JOINERS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}
 _SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -119,14 +121,16 @@ def readable(text: str, limit: int = 10_000) -> str:
     r"""``text`` as one visible line: white space and control characters as symbols, at most ``limit`` characters.
 
     >>> readable(" the"), readable(" "), readable("a\nb"), readable("\x00")
-    ('the', '␣', 'a⏎b', '␀')
+    ('the', '␣', 'a⏎b', '⟨00⟩')
     """
     core = text.strip(" ") or text.replace(" ", "␣")
-    shown = "".join(_glyph(char) for char in core[:limit])
+    shown = "".join(
+        char if char in _JOINERS and 0 < at < len(core) - 1 else _glyph(char) for at, char in enumerate(core[:limit])
+    )
     if len(core) > limit:
         shown += "…"
-    # A combining mark alone would attach itself to whatever stands before it: give it a dotted circle to sit on.
-    if shown and unicodedata.combining(shown[0]):
+    # A mark alone would attach itself to whatever stands before it: give it a dotted circle to sit on.
+    if shown and unicodedata.category(shown[0]) in ("Mn", "Me", "Mc"):
         shown = "◌" + shown
     return shown or "∅"
 
@@ -134,13 +138,8 @@ def readable(text: str, limit: int = 10_000) -> str:
 def _glyph(char: str) -> str:
     if char in _VISIBLE:
         return _VISIBLE[char]
-    code = ord(char)
-    if code < 0x20:
-        return chr(0x2400 + code)
-    if code == 0x7F:
-        return "␡"
     if unicodedata.category(char) in ("Cc", "Cf", "Co", "Cs", "Zl", "Zp"):
-        return f"⟨{code:04X}⟩"
+        return f"⟨{ord(char):02X}⟩"
     return char
 
 

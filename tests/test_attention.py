@@ -143,6 +143,13 @@ def test_masks_that_have_a_rule_are_kept_as_rules(cells: Tensor) -> None:
     assert torch.equal(mask.allowed(0, torch.arange(6), 0), cells)
 
 
+def test_one_rule_may_go_with_the_padding_of_each_text() -> None:
+    rule = Mask.full(3, 3)
+    mask = Mask(rule.start, rule.stop, torch.tensor([[1, 1, 1], [0, 1, 1]]).bool())
+    assert mask.allowed(0, torch.arange(3), 0).all()
+    assert not mask.allowed(1, torch.arange(3), 0)[:, 0].any()
+
+
 def test_a_mask_without_a_rule_is_kept_entry_by_entry() -> None:
     cells = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0)) > 0.5
     mask = Mask.of(cells)

@@ -1,0 +1,76 @@
+"""See what a Transformer's attention does: every head of your own PyTorch model, exact and alive, in the notebook.
+
+    from attnwidget import show
+    show("The cat saw the dog.", model, tokenizer)
+
+The building, from the ground up; a file imports only from the floors below its own.
+
+    0  nouns    tokens.py      one axis: labels, character spans, special tokens, image grids
+                masks.py       which keys a query may see, and what is added to its scores, as rules
+                attention.py   Attention and its maps: exact rows, tiles and weights, computed when somebody looks
+                parts.py       where the calls of a run belong, and what stands along their axes
+                blocks.py      numbers as bytes that both languages read
+    1  verbs    capture.py     a model's run → Attention, checked against what the model itself computed
+                wire.py        what the browser is told: bundle(attention), answer(attention, request)
+    2  acting   widget.py      AttentionWidget: synced traits and one message handler
+    3  made of  show.py        from a text to the picture, in one call
+       widgets  export.py      a page that lives without kernel and network
+                tiny/          small trained models that ship with the package
+                __main__.py    python -m attnwidget "some text" -o page.html
+       static/  the front end, built from js/
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import tiny
+    from .attention import Attention
+    from .capture import capture, record
+    from .export import to_html
+    from .show import show
+    from .widget import AttentionWidget
+
+__version__ = "0.1.0"
+__all__ = ["Attention", "AttentionWidget", "__version__", "capture", "record", "show", "tiny", "to_html"]
+
+# Where each public name lives. Nothing of it is loaded before it is asked for: torch alone takes a second.
+_HOMES = {
+    "Attention": "attention",
+    "AttentionWidget": "widget",
+    "capture": "capture",
+    "record": "capture",
+    "show": "show",
+    "to_html": "export",
+}
+
+
+class _Package(ModuleType):
+    """This package, in which ``capture`` is a function although ``capture.py`` is a module of that name.
+
+    The import system binds every submodule it loads as an attribute of its package, over whatever has that name.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name == "tiny":
+        return importlib.import_module(".tiny", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

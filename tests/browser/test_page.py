@@ -1,0 +1,138 @@
+"""The exported page: one file, no kernel, no network, alive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from playwright.sync_api import Page, expect
+
+from attnwidget.attention import Attention
+from attnwidget.export import to_html
+
+READY = ".attnwidget[data-attn-ready=true]"
+STRANGE = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "שלום",
+    "مرحبا",
+    "👩‍👩‍👧",
+    "\u202e",
+    "\x00",
+    "x" * 300,
+]
+
+
+def attention(
+    layers: int = 2, heads: int = 3, n: int = 9, tokens: list[str] | None = None, **options: Any
+) -> Attention:
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(layers, heads, n, 8, generator=generator) * 2 for _ in range(2))
+    return Attention.from_qk(q, k, tokens or [f"word{i}" for i in range(n)], **options)
+
+
+def opened(page: Page, path: Path) -> Any:
+    page.goto(path.as_uri())
+    page.wait_for_selector(READY, timeout=20_000)
+    return page.locator(READY)
+
+
+def test_the_page_is_alive_without_kernel_and_asks_nobody_for_anything(page: Page, tmp_path: Path, shots: Path) -> None:
+    shown = attention(causal=True)
+    widget = opened(page, to_html(shown, tmp_path / "page.html", layer=1, head=2))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    for layer, head in ((0, 0), (1, 1)):
+        widget.locator(f"[data-layer='{layer}'][data-head='{head}']").click()
+        expect(widget).to_have_attribute("data-selection", f"attention/{layer}/{head}")
+        widget.locator("[data-query='7']").hover()
+        row = shown[layer, head].row(7)
+        best = int(row.argmax())
+        expect(widget.locator(f"[data-weight-for='{best}']")).to_have_text(f"{float(row[best]):.2f}")
+    widget.locator("[data-layer='0'][data-head='*']").click()
+    expect(widget).to_have_attribute("data-selection", "attention/0/*")
+    widget.get_by_role("radio", name="Heat map").click()
+    expect(widget.locator("canvas:visible").last).to_be_visible()
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / "page-heatmap.png")
+    assert not requests
+    assert not page.outside  # type: ignore[attr-defined]
+
+
+def test_who_attends_to_a_key_is_shown_with_python_s_numbers(page: Page, tmp_path: Path) -> None:
+    shown = attention(causal=True)
+    widget = opened(page, to_html(shown, tmp_path / "page.html", layer=0, head=1))
+    widget.locator("[data-key='2']").hover()
+    column = shown[0, 1].column(2)
+    best = int(column.argmax())
+    expect(widget.locator(f"[data-weight-from='{best}']")).to_have_text(f"{float(column[best]):.2f}")
+
+
+def test_tokens_are_shown_and_never_executed(page: Page, tmp_path: Path, shots: Path) -> None:
+    alerts: list[str] = []
+    page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+    shown = attention(n=len(STRANGE), tokens=STRANGE)
+    widget = opened(
+        page, to_html(shown, tmp_path / "page.html", title="</title><script>alert(2)</script>", layer=0, head=0)
+    )
+    expect(widget.locator("[data-query='0']")).to_contain_text("<script>")
+    widget.locator("[data-query='1']").hover()
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / "page-strange-tokens.png")
+    assert not alerts
+    assert widget.locator("script, img").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [420, 640, 1400])
+def test_nothing_is_cut_off_or_scrolls_sideways(
+    page: Page, tmp_path: Path, shots: Path, width: int, scheme: Any
+) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    widget = opened(page, to_html(attention(12, 12, 13, causal=True), tmp_path / "page.html", layer=5, head=7))
+    expect(widget).to_have_attribute("data-theme", scheme)
+    widget.locator("[data-query='8']").hover()
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / f"page-{width}-{scheme}.png", full_page=True)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    inside = widget.evaluate(
+        """root => { const frame = root.getBoundingClientRect();
+            return [...root.querySelectorAll("button, [data-query], [data-key], canvas")].every(one => {
+                const box = one.getBoundingClientRect();
+                return box.width === 0 || (box.left >= frame.left - 1 && box.right <= frame.right + 1); }); }"""
+    )
+    assert inside
+
+
+def test_a_thousand_heads_fit_and_can_be_chosen_with_the_keyboard(page: Page, tmp_path: Path, shots: Path) -> None:
+    page.set_viewport_size({"width": 900, "height": 900})
+    shown = attention(32, 32, 16, causal=True)
+    widget = opened(page, to_html(shown, tmp_path / "page.html", layer=3, head=4))
+    page.screenshot(path=shots / "page-32x32.png", full_page=True)
+    grid = widget.get_by_role("grid")
+    grid.locator("[tabindex='0']").first.focus() if grid.locator("[tabindex='0']").count() else grid.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    expect(widget).to_have_attribute("data-selection", "attention/4/5")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_weights_that_are_not_a_number_and_rows_that_leak_are_drawn_as_such(
+    page: Page, tmp_path: Path, shots: Path
+) -> None:
+    leaking = attention(causal=True, sink=torch.full((3,), 2.0))
+    widget = opened(page, to_html(leaking, tmp_path / "leak.html", layer=0, head=0))
+    widget.locator("[data-query='4']").hover()
+    left = 1 - float(leaking[0, 0].row(4).sum())
+    expect(widget).to_contain_text(f"{left:.2f}")
+    page.screenshot(path=shots / "page-leak.png")
+    weights = torch.full((1, 1, 4, 4), 0.25)
+    weights[0, 0, 2, 1] = torch.nan
+    broken = Attention.from_weights(weights, ["a", "b", "c", "d"])
+    widget = opened(page, to_html(broken, tmp_path / "nan.html", layer=0, head=0, view="heatmap"))
+    expect(widget).to_contain_text("NaN")
+    page.screenshot(path=shots / "page-nan.png")

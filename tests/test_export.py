@@ -1,0 +1,260 @@
+"""The page: one file, no kernel, no network, nothing in it that a token could break out of."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from traitlets import TraitError
+
+from attnwidget import export, wire
+from attnwidget.attention import Attention
+from attnwidget.export import to_html
+from attnwidget.widget import NAMES, AttentionWidget
+
+STATIC = Path(export.__file__).parent / "static"
+STRANGE = [
+    "</script><script>alert(1)</script>",
+    "<!--",
+    "שלום עולם",
+    "🙂👩‍🔬",
+    "\ud83d",
+    "&amp;",
+    "\u2028",
+    '"',
+    "'",
+    "\x00",
+]
+
+
+@pytest.fixture(autouse=True)
+def _front_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Stand-ins for the built front end, so that these tests need no Node."""
+    code = tmp_path / "page.js"
+    code.write_text("void 'stands in for the page';", "utf-8")
+    monkeypatch.setattr(export, "_CODE", code)
+    monkeypatch.setattr(AttentionWidget, "_esm", "export default { render() {} }")
+
+
+def plain(n: int = 10, tokens: Any = None) -> Attention:
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 2, 3, n, 8, generator=generator)
+    return Attention.from_qk(q, k, tokens, causal=True, model="Toy<Model>")
+
+
+class Elements(HTMLParser):
+    """Every element of a page with its attributes, and the text in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, Any], str]] = []
+        self.inside = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.found.append((tag, dict(attrs), ""))
+        self.inside = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            tag, attributes, text = self.found[-1]
+            self.found[-1] = tag, attributes, text + data
+
+    def only(self, tag: str, **attributes: str) -> str:
+        (text,) = [text for name, own, text in self.found if name == tag and attributes.items() <= own.items()]
+        return text
+
+
+def read(path: Path) -> tuple[dict[str, Any], wire.Block, Elements]:
+    elements = Elements(path.read_text("utf-8"))
+    data = json.loads(elements.only("script", type="application/vnd.attnwidget+json"))
+    assert data.keys() == {"state", "bundle"}
+    return data["state"], wire.unpack(base64.b64decode(data["bundle"])), elements
+
+
+def test_a_page_holds_every_head_and_says_nothing_is_missing(tmp_path: Path) -> None:
+    path = to_html(plain(), tmp_path / "page.html")
+    assert path == tmp_path / "page.html"
+    state, bundle, elements = read(path)
+    assert state.keys() == set(NAMES)
+    assert {f"map/attention/{layer}/{head}" for layer in range(2) for head in range(3)} <= bundle.arrays.keys()
+    assert bundle.meta["notes"] == []
+    assert elements.only("title") == "Attention of Toy<Model>"
+    assert "Toy<Model>. Made with attnwidget" in elements.only("p", **{"class": "about"})
+    assert f"torch {torch.__version__}" in elements.only("p", **{"class": "about"})
+    assert "scripts are switched off" in elements.only("noscript")
+
+
+def test_a_page_that_cannot_hold_every_head_says_how_many_it_holds(tmp_path: Path) -> None:
+    _, bundle, _ = read(to_html(plain(n=120), str(tmp_path / "page.html"), budget=40_000))
+    held = sum(bool(re.fullmatch(r"map/attention/\d/\d", name)) for name in bundle.arrays)
+    assert 0 < held < 6
+    assert bundle.meta["notes"] == [f"{held} of 6 heads are stored exactly; raise budget= for more."]
+
+
+def test_a_widgets_selection_is_what_its_page_opens_with(tmp_path: Path) -> None:
+    widget = AttentionWidget(plain(n=120), layer=1, head=2, pinned=[3], view="heatmap", theme="dark")
+    state, bundle, elements = read(to_html(widget, tmp_path / "page.html", budget=60_000, scale="log"))
+    assert state == {**widget.state, "scale": "log"}
+    assert "map/attention/1/2" in bundle.arrays
+    assert ("html", {"lang": "en", "data-theme": "dark"}) in [(tag, own) for tag, own, _ in elements.found]
+    assert widget.scale == "sqrt", "the widget itself stays as it is"
+
+
+def test_tokens_are_data_and_survive(tmp_path: Path) -> None:
+    """Oracle: the tokens that went in, and an HTML parser that finds no element of theirs."""
+    attention = plain(len(STRANGE), STRANGE)
+    path = to_html(attention, tmp_path / "page.html", title="</title><script>alert(2)</script>\ud800")
+    _, bundle, elements = read(path)
+    assert bundle.meta["axes"][0]["raw"] == STRANGE
+    assert bundle.meta["axes"][0]["labels"] == list(attention.tokens.labels)
+    tags = [tag for tag, _, _ in elements.found]
+    assert tags.count("script") == 2
+    assert elements.only("title") == "</title><script>alert(2)</script>?"
+
+
+def test_no_part_name_ends_the_script_it_stands_in(tmp_path: Path) -> None:
+    attention = Attention.from_weights(torch.eye(3), part="</script><b>")
+    state, _, elements = read(to_html(attention, tmp_path / "page.html"))
+    assert state["part"] == "</script><b>"
+    assert "b" not in [tag for tag, _, _ in elements.found]
+
+
+def assert_nothing_is_fetched(page: str) -> None:
+    elements = Elements(page)
+    for tag, attributes, _ in elements.found:
+        assert tag not in {"link", "img", "iframe", "object", "embed", "base"}
+        assert not {"src", "href", "srcset", "action"} & attributes.keys()
+    policy = next(own["content"] for _, own, _ in elements.found if own.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+    code = [text for tag, own, text in elements.found if tag == "script" and "type" not in own]
+    ways_out = r"\b(import|fetch|eval|importScripts|XMLHttpRequest|WebSocket|EventSource)\s*\(|https?:"
+    assert not re.search(ways_out, code[0].replace("http://www.w3.org/", ""))  # that one is a name, not an address
+
+
+def test_nothing_of_a_page_comes_from_the_network(tmp_path: Path) -> None:
+    assert_nothing_is_fetched(to_html(plain(), tmp_path / "page.html").read_text("utf-8"))
+
+
+@pytest.mark.skipif(not (STATIC / "page.js").is_file(), reason="the front end is not built")
+def test_neither_does_the_front_end_as_it_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_CODE", STATIC / "page.js")
+    page = to_html(plain(), tmp_path / "page.html").read_text("utf-8")
+    assert_nothing_is_fetched(page)
+    assert (STATIC / "page.js").read_text("utf-8") in page
+
+
+@pytest.mark.parametrize("code", ["let a = '</ScRiPt>'", "<!-- old"])
+def test_code_that_would_end_its_script_is_refused(code: str, tmp_path: Path) -> None:
+    export._CODE.write_text(code, "utf-8")
+    with pytest.raises(ValueError, match="cannot stand in a page"):
+        to_html(plain(), tmp_path / "page.html")
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        to_html(plain(), tmp_path / "missing" / "page.html")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        to_html(plain(), tmp_path)
+    target = tmp_path / "page.html"
+    target.write_text("old", "utf-8")
+    with pytest.raises(TraitError, match="layer is 9"):
+        to_html(plain(), target, layer=9)
+    with pytest.raises(TypeError, match="no option lair"):
+        to_html(plain(), target, lair=9)
+    with pytest.raises(TypeError, match="cannot"):
+        to_html(torch.eye(3), target)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="budget"):
+        to_html(plain(), target, budget=0)
+    export._CODE.unlink()
+    with pytest.raises(FileNotFoundError, match="not built"):
+        to_html(plain(), target)
+    assert target.read_text("utf-8") == "old"
+
+
+# ── python -m attnwidget ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def _small_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands in for the model that comes along: weights by the number of words, no model at all."""
+
+    def capture(model: str, text: str, tokenizer: str, **options: Any) -> Attention:
+        if not text.split():
+            raise ValueError("The text is empty:\nthere are no tokens to attend to.")
+        return Attention.from_weights(torch.eye(len(text.split())), tokens=text.split(), model=f"{model}/{tokenizer}")
+
+    module = importlib.import_module("attnwidget.capture")
+    monkeypatch.setattr(module, "capture", capture)
+    monkeypatch.setattr(module, "load", lambda name: (name, "its own"))
+    monkeypatch.setattr(
+        importlib.import_module("attnwidget.tiny"), "decoder", lambda: ("small", "words"), raising=False
+    )
+
+
+@pytest.mark.usefixtures("_small_model")
+def test_the_command_writes_a_page_and_says_what_is_in_it(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    from attnwidget.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(["one two three", "--layer", "0", "--head", "0", "--view", "heatmap", "--title", "T"]) == 0
+    assert re.match(r"attention\.html: 0\.\d+ MB\. <Attention of small/words: .*3 × 3", capsys.readouterr().out)
+    state, _, elements = read(tmp_path / "attention.html")
+    assert (state["layer"], state["head"], state["view"], elements.only("title")) == (0, 0, "heatmap", "T")
+    assert main(["a b", "-o", "other.html", "--model", "big"]) == 0
+    assert read(tmp_path / "other.html")[1].meta["model"] == "big/its own"
+
+
+@pytest.mark.usefixtures("_small_model")
+def test_the_command_reads_standard_input(tmp_path: Path, monkeypatch: Any) -> None:
+    import io
+
+    from attnwidget.__main__ import main
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
+    assert main(["-", "-o", str(tmp_path / "page.html")]) == 0
+    assert read(tmp_path / "page.html")[1].meta["axes"][0]["labels"] == ["from", "a", "pipe"]
+
+
+@pytest.mark.usefixtures("_small_model")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([" "], "The text is empty: there are no tokens"),
+        (["a b", "--layer", "7"], "layer is 7"),
+        (["a b", "-o", "nowhere/page.html"], "There is no folder nowhere"),
+        (["a b", "--budget", "-1"], "budget is -1"),
+        (["a b", "--part", "cross"], "There is no part 'cross'"),
+    ],
+)
+def test_what_goes_wrong_is_one_plain_line(
+    arguments: list[str], words: str, capsys: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    from attnwidget.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"attnwidget: {words}")
+    assert said.count("\n") == 1
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_the_command_explains_itself_without_loading_a_model() -> None:
+    done = subprocess.run([sys.executable, "-m", "attnwidget", "--help"], capture_output=True, text=True, check=True)
+    for option in ("--layer", "--head", "--view {arcs,heatmap}", "--model", "--truncate", "--budget"):
+        assert option in done.stdout

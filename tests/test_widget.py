@@ -1,0 +1,402 @@
+"""The widget: its traits refuse what does not exist, and each request of the browser's has one outcome.
+
+The host is a stand-in: a comm that keeps what is sent, as ipywidgets tests its own widgets. No kernel, no browser.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import doctest
+from typing import Any
+
+import comm
+import numpy as np
+import pytest
+import torch
+import traitlets
+from traitlets import TraitError
+
+import attnwidget.widget
+from attnwidget import wire
+from attnwidget.attention import Attention, Layer, Part
+from attnwidget.masks import Mask
+from attnwidget.tokens import Tokens
+from attnwidget.widget import NAMES, AttentionWidget, Selection
+
+
+class StandInComm:
+    """A comm without anything at its other end: keeps what the widget sends, and passes on what a test says."""
+
+    def __init__(self, **opened: Any) -> None:
+        self.comm_id, self.opened, self.sent = "stand-in", opened, list[tuple[Any, Any]]()
+        self.broken = False
+
+    def send(self, data: Any = None, metadata: Any = None, buffers: Any = None) -> None:
+        if self.broken and buffers:
+            raise OSError("the pipe is broken")
+        self.sent.append((data, buffers))
+
+    def on_msg(self, callback: Any) -> None:
+        self.hear = callback
+
+    def close(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def deliver(self, **data: Any) -> None:
+        self.hear({"content": {"data": data}, "buffers": []})
+
+    def ask(self, *requests: Any) -> None:
+        self.deliver(method="custom", content={"type": "get", "requests": list(requests)})
+
+    def cancel(self, *ids: int) -> None:
+        self.deliver(method="custom", content={"type": "cancel", "ids": list(ids)})
+
+    @property
+    def replies(self) -> list[tuple[Any, Any]]:
+        return [(data["content"], buffers) for data, buffers in self.sent if data["method"] == "custom"]
+
+    @property
+    def updates(self) -> list[Any]:
+        return [data["state"] for data, _ in self.sent if data["method"] == "update"]
+
+    def outcomes(self) -> dict[Any, list[str]]:
+        found: dict[Any, list[str]] = {}
+        for content, _ in self.replies:
+            if content["type"] == "error" or content["chunk"] == content["chunks"] - 1:
+                found.setdefault(content["id"], []).append(content["type"])
+        return found
+
+
+@pytest.fixture(autouse=True)
+def _host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comm, "create_comm", StandInComm)
+    monkeypatch.setattr(AttentionWidget, "_esm", "export default { render() {} }")  # stands in for the built front end
+
+
+def comm_of(widget: AttentionWidget) -> Any:
+    return widget.comm
+
+
+def request(name: Any, head: Any = 0, **fields: Any) -> dict[str, Any]:
+    return {"id": name, "want": "map", "part": "attention", "layer": 0, "head": head, "reduce": "mean", **fields}
+
+
+def plain(layers: int = 3, heads: int = 4, n: int = 5) -> Attention:
+    weights = torch.rand(layers, heads, n, n, generator=torch.Generator().manual_seed(0))
+    return Attention.from_weights(weights / weights.sum(-1, keepdim=True), model="Toy")
+
+
+def two_parts() -> Attention:
+    """Part "deep": layers of 2 and of 8 heads over 9 tokens; part "flat": one layer of one head over 4."""
+    nine, four = Tokens.positions(9), Tokens.positions(4)
+    deep = tuple(Layer(f"d.{h}", Mask.full(9, 9), weights=torch.rand(1, h, 9, 9)) for h in (2, 8))
+    flat = (Layer("f", Mask.full(4, 4), weights=torch.rand(1, 1, 4, 4)),)
+    return Attention([Part("deep", deep, nine, nine), Part("flat", flat, four, four)])
+
+
+# ── traits ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_it_opens_with_the_mean_of_all_heads_and_everything_the_browser_needs() -> None:
+    widget = AttentionWidget(plain())
+    opened = comm_of(widget).opened
+    state = opened["data"]["state"]
+    assert {name: state[name] for name in NAMES} == {
+        "part": "attention", "layer": None, "head": None, "reduce": "mean", "query": None, "pinned": [],
+        "view": "arcs", "scale": "sqrt", "threshold": 0.9, "theme": "auto",
+    }  # fmt: skip
+    assert opened["data"]["buffer_paths"] == [["_bundle"]]
+    assert wire.unpack(opened["buffers"][0]).kind == "bundle"
+    assert comm_of(widget).sent == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"layer": 3}, r"layer is 3; in attention it must be from 0 to 2, or None for all layers\."),
+        ({"layer": -4}, "layer is -4"),
+        ({"layer": True}, "expected an int"),
+        ({"layer": "1"}, "expected an int"),
+        ({"head": 4, "layer": None}, r"head is 4; in attention it must be from 0 to 3, or None for all heads\."),
+        ({"head": 4, "layer": 1}, "in layer 1 of attention"),
+        ({"head": 9, "layer": 9}, "layer is 9"),
+        ({"layer": 9, "part": "cross"}, "no part 'cross'; this attention has 'attention'"),
+        ({"query": 5}, "query is 5; in attention it must be from 0 to 4"),
+        ({"pinned": [0, 7]}, "pinned token is 7; in attention it must be from 0 to 4"),
+        ({"pinned": 3}, "pinned"),
+        ({"pinned": [None]}, "pinned"),
+        ({"view": "graph"}, "expected any of .'arcs', 'heatmap'."),
+        ({"scale": "cubic"}, "expected any of .'linear', 'sqrt', 'log', 'uniform'."),
+        ({"reduce": "sum"}, "expected any of .'mean', 'max', 'min'."),
+        ({"theme": "pink"}, "expected any of .'auto', 'light', 'dark'."),
+        ({"threshold": 0}, r"threshold is 0\.0; it must be above 0 and at most 1\."),
+        ({"threshold": 1.01}, r"threshold is 1\.01"),
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"threshold": "most"}, "expected a float"),
+    ],
+)
+def test_what_does_not_exist_is_refused_in_words_at_once_and_later(options: dict[str, Any], words: str) -> None:
+    attention = plain()
+    with pytest.raises(TraitError, match=words):
+        AttentionWidget(attention, **options)
+    widget = AttentionWidget(attention, layer=1, head=2)
+    before = widget.state
+    with pytest.raises(TraitError, match=words):
+        set_at_once(widget, options)
+    assert widget.state == before
+
+
+def set_at_once(widget: AttentionWidget, options: dict[str, Any]) -> None:
+    with widget.hold_trait_notifications():
+        for name, value in options.items():
+            setattr(widget, name, value)
+
+
+def test_an_unknown_option_is_named_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "bundle", None)  # before any work
+    with pytest.raises(TypeError, match=r"There is no option heda, lair\. There are budget, head, layer, part, "):
+        AttentionWidget(plain(), lair=3, heda=2)
+
+
+def test_what_is_no_attention_is_refused_with_what_to_do() -> None:
+    with pytest.raises(TypeError, match=r"a Tensor cannot\. Make one with capture"):
+        AttentionWidget(torch.eye(3))  # type: ignore[arg-type]
+
+
+def test_a_front_end_that_was_not_built_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AttentionWidget, "_esm", "")
+    with pytest.raises(FileNotFoundError, match="pip install -e"):
+        AttentionWidget(plain())
+
+
+def test_numbers_may_be_numpys_and_count_from_the_end() -> None:
+    widget = AttentionWidget(plain(), layer=np.int64(1), head=-1, pinned=[-1, 0, np.int8(0)])
+    assert (widget.layer, widget.head, widget.pinned) == (1, 3, [4, 0])
+    widget.query = np.argmax([0, 1])
+    assert type(widget.query) is int
+
+
+def test_what_another_part_or_layer_lacks_is_let_go() -> None:
+    widget = AttentionWidget(two_parts(), layer=1, head=7, query=8, pinned=[1, 8])
+    widget.layer = 0
+    assert (widget.layer, widget.head) == (0, None)
+    widget.layer = 1
+    widget.part = "flat"
+    assert widget.state | {"part": "flat", "layer": None, "head": None, "query": None, "pinned": [1]} == widget.state
+
+
+def test_the_numbers_of_the_selection_come_back() -> None:
+    """Oracle: Attention.map."""
+    attention = plain()
+    widget = AttentionWidget(attention, layer=2, head=1)
+    assert torch.equal(widget.map.weights(), attention[2, 1].weights())
+    widget.head, widget.reduce = None, "max"
+    assert torch.equal(widget.map.weights(), attention.map(2, None, reduce="max").weights())
+
+
+def test_two_widgets_can_be_linked() -> None:
+    one, other = AttentionWidget(plain()), AttentionWidget(plain())
+    traitlets.link((one, "layer"), (other, "layer"))
+    one.layer = 2
+    assert other.layer == 2
+
+
+def test_it_says_what_it_shows() -> None:
+    words = "<AttentionWidget: <Map attention, layer 2, head *, mean: 5 × 5> as heatmap, of <Attention of Toy"
+    assert repr(AttentionWidget(plain(), layer=2, view="heatmap")).startswith(words)
+    mimes = AttentionWidget(plain())._repr_mimebundle_()[0]
+    assert "application/vnd.jupyter.widget-view+json" in mimes
+
+
+def test_the_budget_and_the_selection_decide_what_travels_first() -> None:
+    """Oracle: wire.bundle."""
+    attention = plain(n=40)
+    widget = AttentionWidget(attention, budget=50_000, layer=2, head=3)
+    assert widget._bundle == wire.bundle(attention, budget=50_000, first=[("attention", 2, 3, "mean")])
+    with pytest.raises(ValueError, match="budget is 0"):
+        AttentionWidget(attention, budget=0)
+
+
+def test_the_examples_in_its_documentation_run() -> None:
+    assert doctest.testmod(attnwidget.widget).failed == 0
+
+
+# ── state that comes and goes ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_click_in_the_browser_reaches_observers_once() -> None:
+    widget, seen = AttentionWidget(two_parts()), []
+    widget.observe(lambda change: seen.append((change["name"], change["new"])), ["layer", "head"])
+    comm_of(widget).deliver(method="update", state={"head": 7, "layer": 1}, buffer_paths=[])
+    assert sorted(seen) == [("head", 7), ("layer", 1)]
+
+
+def test_a_selection_that_does_not_exist_changes_nothing_even_from_the_browser() -> None:
+    widget = AttentionWidget(two_parts(), layer=1, head=6)
+    with pytest.raises(TraitError, match="head is 7; in layer 0 of deep"):
+        widget.set_state({"layer": 0, "head": 7, "view": "heatmap"})
+    assert (widget.layer, widget.head, widget.view) == (1, 6, "arcs")
+
+
+def test_setting_a_trait_sends_that_trait_and_not_the_bundle() -> None:
+    widget = AttentionWidget(plain())
+    widget.layer = 2
+    assert comm_of(widget).updates == [{"layer": 2}]
+
+
+def test_another_attention_comes_as_one_update() -> None:
+    widget = AttentionWidget(two_parts(), layer=1, head=7, query=8, pinned=[1, 8])
+    other = plain()
+    widget.attention = other
+    assert comm_of(widget).updates == [
+        {"part": "attention", "head": None, "query": None, "pinned": [1]}  # the layer exists in both
+    ]
+    (data, buffers), *_ = comm_of(widget).sent
+    assert data["buffer_paths"] == [["_bundle"]]
+    assert wire.unpack(buffers[0]).meta["title"] == "Toy"
+    assert widget.attention is other
+    assert widget.map.shape == (5, 5)
+
+
+def test_what_is_no_attention_does_not_take_the_place_of_one() -> None:
+    widget, before = AttentionWidget(plain(), layer=1), plain()
+    with pytest.raises(TypeError, match="cannot"):
+        widget.attention = before[0, 0].weights()  # type: ignore[assignment]
+    assert widget.layer == 1
+    assert comm_of(widget).sent == []
+
+
+# ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_request_is_answered_with_its_block() -> None:
+    """Oracle: wire.map_block."""
+    widget = AttentionWidget(plain())
+    comm_of(widget).ask(request(7, head=2))
+    ((content, buffers),) = comm_of(widget).replies
+    assert content == {"type": "block", "id": 7, "chunk": 0, "chunks": 1}
+    assert bytes(buffers[0]) == wire.map_block(widget.attention[0, 2])
+
+
+@pytest.mark.parametrize("in_a_loop", [False, True])
+def test_every_request_has_one_outcome(in_a_loop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_CHUNK", 100)
+    widget = AttentionWidget(plain())
+    requests = [request(1), request(2, head=9), request(3, want="row"), request(4, want="row", index=1), request(5)]
+
+    async def ask() -> None:
+        comm_of(widget).ask(*requests)
+        comm_of(widget).ask(request(6))
+        await settled(widget)
+
+    asyncio.run(ask()) if in_a_loop else comm_of(widget).ask(*requests, request(6))
+    expected = {1: "block", 2: "error", 3: "error", 4: "block", 5: "block", 6: "block"}
+    assert comm_of(widget).outcomes() == {name: [kind] for name, kind in expected.items()}
+
+
+async def settled(widget: AttentionWidget) -> None:
+    while widget._expecting_turn or widget._waiting:
+        await asyncio.sleep(0)
+
+
+def test_what_is_cancelled_is_neither_computed_nor_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    widget, answered, original = AttentionWidget(plain()), [], wire.answer
+
+    def counted(attention: Attention, asked: Any) -> Any:
+        answered.append(asked["id"])
+        return original(attention, asked)
+
+    monkeypatch.setattr(wire, "answer", counted)
+
+    async def ask() -> None:
+        comm_of(widget).ask(*(request(name) for name in range(6)))
+        comm_of(widget).cancel(0, 3)
+        while len(answered) < 2:  # the loop turns between two answers, so that others are heard
+            await asyncio.sleep(0)
+        comm_of(widget).cancel(4, 1)
+        await settled(widget)
+
+    asyncio.run(ask())
+    assert answered == [1, 2, 5]
+    assert comm_of(widget).outcomes() == {1: ["block"], 2: ["block"], 5: ["block"]}
+
+
+def test_one_answer_a_turn_so_that_others_get_theirs() -> None:
+    widget, seen = AttentionWidget(plain()), []
+
+    async def ask() -> None:
+        comm_of(widget).ask(request(0), request(1))
+        comm_of(widget).ask(request(2), request(3))
+        for _ in range(5):
+            seen.append(len(comm_of(widget).replies))
+            await asyncio.sleep(0)
+
+    asyncio.run(ask())
+    assert seen == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("in_a_loop", [False, True])
+def test_an_answer_that_cannot_be_sent_becomes_an_error(in_a_loop: bool) -> None:
+    widget = AttentionWidget(plain())
+    comm_of(widget).broken = True
+
+    async def ask() -> None:
+        comm_of(widget).ask(request(1), request(2, head=9))
+        await settled(widget)
+
+    asyncio.run(ask()) if in_a_loop else comm_of(widget).ask(request(1), request(2, head=9))
+    assert comm_of(widget).outcomes() == {1: ["error"], 2: ["error"]}
+    assert "the pipe is broken" in comm_of(widget).replies[0][0]["message"]
+
+
+def test_an_exception_anywhere_becomes_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    widget = AttentionWidget(plain())
+    monkeypatch.setattr(wire, "messages", lambda *_: 1 / 0)
+    comm_of(widget).ask(request(1))
+    assert comm_of(widget).outcomes() == {1: ["error"]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [None, 3, "get", [], {}, {"type": "get"}, {"type": "get", "requests": 3}, {"type": "cancel"}, {"type": "hello"}],
+)
+def test_a_message_of_somebody_elses_is_let_pass(content: Any) -> None:
+    widget = AttentionWidget(plain())
+    comm_of(widget).deliver(method="custom", content=content)
+    assert comm_of(widget).sent == []
+
+
+def test_a_request_that_is_none_is_refused_in_words() -> None:
+    widget = AttentionWidget(plain())
+    comm_of(widget).ask(3, {"id": {}})
+    assert [content["type"] for content, _ in comm_of(widget).replies] == ["error", "error"]
+
+
+def test_requests_about_an_attention_that_was_replaced_are_refused() -> None:
+    widget = AttentionWidget(plain())
+
+    async def ask() -> None:
+        comm_of(widget).ask(request(1), request(2))
+        widget.attention = plain(layers=1)
+        await settled(widget)
+
+    asyncio.run(ask())
+    assert comm_of(widget).outcomes() == {1: ["error"], 2: ["error"]}
+
+
+def test_a_closed_widget_stops_working(monkeypatch: pytest.MonkeyPatch) -> None:
+    widget, answered = AttentionWidget(plain()), []
+    monkeypatch.setattr(wire, "answer", lambda *asked: answered.append(asked))
+    channel = comm_of(widget)
+
+    async def ask() -> None:
+        channel.ask(request(1), request(2))
+        widget.close()
+        await settled(widget)
+
+    asyncio.run(ask())
+    assert (answered, channel.replies) == ([], [])
+
+
+def test_a_selection_knows_nothing_of_hosts() -> None:
+    assert not hasattr(Selection(plain()), "comm")
