@@ -13,6 +13,7 @@ Axes are always in the order ``layer, head, query, key``. A query attends *to* a
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -320,14 +321,16 @@ class Attention:
             given = torch.as_tensor(mask)
             if given.dtype != torch.bool:
                 raise ValueError(f"mask must be boolean, True where attending is allowed; it is {given.dtype}.")
-            cells = torch.broadcast_to(given, (*given.shape[:-2], queries_n, keys_n))
-            cells = cells[(None,) * (4 - cells.dim())]
+            shape = (heads if given.dim() > 2 and given.shape[-3] > 1 else 1, queries_n, keys_n)
+            cells = _fits(given, shape, "mask")[None]
             rule = Mask.of(cells & rule.allowed(0, torch.arange(queries_n)))
         numbers = None
         if bias is not None:
-            numbers = Bias.of(torch.broadcast_to(torch.as_tensor(bias), (heads, queries_n, keys_n))[None])
-        sinks = None if sink is None else torch.broadcast_to(torch.as_tensor(sink).float(), (heads,))[None, :, None]
+            numbers = Bias.of(_fits(torch.as_tensor(bias), (heads, queries_n, keys_n), "bias")[None])
+        sinks = None if sink is None else _fits(torch.as_tensor(sink).float(), (heads,), "sink")[None, :, None]
         v4 = None if v is None else _rank4(v, "v")
+        if v4 is not None and v4.shape[:3] != k4.shape[:3]:
+            raise ValueError(f"v is {tuple(v4.shape)} and k is {tuple(k4.shape)}: heads and tokens must agree.")
         axes = _axes(tokens, queries_n, keys_n)
         made = tuple(
             Layer(
@@ -392,6 +395,8 @@ class Attention:
             raise TypeError(
                 "Index an attention with [layer, head] or [part, layer, head]; None averages over that axis."
             )
+        if len(key) == 2 and isinstance(key[0], str):
+            raise TypeError(f"Name the layer and the head, too: attention[{key[0]!r}, layer, head].")
         part = key[0] if len(key) == 3 else None
         return self.map(key[-2], key[-1], part=part)
 
@@ -523,7 +528,7 @@ class Map:
 def _index(value: int | None, size: int, what: str, where: str) -> int | None:
     if value is None:
         return None
-    position = int(value)
+    position = operator.index(value)
     if not -size <= position < size:
         raise IndexError(f"There is no {what} {value} in {where}: it has {size}, 0 to {size - 1}.")
     return position % size
@@ -531,8 +536,13 @@ def _index(value: int | None, size: int, what: str, where: str) -> int | None:
 
 def _positions(chosen: Any, size: int, what: str) -> Tensor:
     if isinstance(chosen, slice):
-        return torch.arange(size)[chosen] if (chosen.step or 1) > 0 else torch.arange(size).flip(0)
-    at = torch.as_tensor(chosen, dtype=torch.long).reshape(-1)
+        return torch.tensor(range(size)[chosen], dtype=torch.long)
+    given = torch.as_tensor(chosen).reshape(-1)
+    if given.dtype == torch.bool:
+        if len(given) != size:
+            raise IndexError(f"{what} is a choice of {len(given)} positions, but there are {size}.")
+        given = given.nonzero()[:, 0]
+    at = given.to(torch.long)
     if at.numel() and (int(at.min()) < -size or int(at.max()) >= size):
         raise IndexError(f"{what} reach from {int(at.min())} to {int(at.max())}, but there are {size}.")
     return at % size if size else at
@@ -592,6 +602,13 @@ def _mask_of_zeros(weights: Tensor) -> Mask:
     queries, keys = weights.shape[2:]
     square = queries == keys and queries > 1
     return Mask.causal(queries, keys) if square and not bool(weights.triu(1).any()) else Mask.full(queries, keys)
+
+
+def _fits(values: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
+    try:
+        return torch.broadcast_to(values, shape)
+    except RuntimeError:
+        raise ValueError(f"{name} is {tuple(values.shape)}, which does not broadcast to {shape}.") from None
 
 
 def _rank4(tensor: Any, name: str) -> Tensor:

@@ -20,6 +20,7 @@ import threading
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -31,7 +32,7 @@ from tqdm.auto import tqdm
 
 from .attention import Attention, Check, Layer
 from .masks import Bias, Mask, read
-from .parts import parts_of
+from .parts import Inputs, parts_of
 
 # Rows of each call that are recomputed and compared with what the model computed.
 _CHECKED_ROWS = 6
@@ -87,11 +88,11 @@ def capture(
         >>> attention[0, 1].row(3).sum().item()  # doctest: +ELLIPSIS
         1.0...
     """
-    args, kwargs, text = _arguments(model, inputs, tokenizer, target, truncate)
+    args, kwargs, spans = _arguments(model, inputs, tokenizer, target, truncate, forward)
     kwargs |= forward
-    _matching(model, kwargs, tokenizer)
+    _matching(model, args, kwargs, tokenizer)
     recorder = Recorder(model, tokenizer, keep_values=keep_values)
-    recorder.text = text
+    recorder.spans = spans
     with _evaluating(model), torch.no_grad(), _bar(model, progress) as bar, recorder:
         recorder.on_call = bar.update
         model(*args, **kwargs)
@@ -138,12 +139,12 @@ def load(name: str) -> tuple[nn.Module, Any]:
 class _Run:
     """One forward of the model: what went in, and the attention calls it made, in order."""
 
-    inputs: dict[str, Any]
+    inputs: Inputs = field(default_factory=Inputs)
     calls: list[Layer] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
     tolerance: float = 0.0
     rows: int = 0
-    skipped: str = ""
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 class Recorder:
@@ -158,13 +159,14 @@ class Recorder:
         self.model: nn.Module = getattr(model, "_orig_mod", model)
         self.tokenizer = tokenizer
         self.keep_values = keep_values
-        self.text: str | None = None
+        self.spans: tuple[list[int], str, list[tuple[int, int]]] | None = None
         self.on_call: Callable[[], Any] = lambda: None
         self._modules: dict[int, tuple[str, nn.Module]] = {}
         self._runs: list[_Run] = []
-        self._rules: dict[tuple[int, int, int], tuple[Tensor, Mask | None, Bias | None]] = {}
+        self._rules: dict[tuple[Any, ...], tuple[Tensor, Mask | None, Bias | None]] = {}
         self._thread = 0
         self._busy = False
+        self._running = False
         self._open: contextlib.ExitStack | None = None
 
     def __enter__(self) -> Recorder:
@@ -173,13 +175,12 @@ class Recorder:
         self._thread = threading.get_ident()
         self._modules = {id(module): (name, module) for name, module in self.model.named_modules()}
         with contextlib.ExitStack() as stack:
-            hook = self.model.register_forward_pre_hook(self._begin, with_kwargs=True)
-            stack.callback(hook.remove)
-            if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-                # Compiled code calls neither the interface nor torch functions: for these runs it is run uncompiled.
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-            for patched in _interface(self):
-                stack.enter_context(patched)
+            for hook in (
+                self.model.register_forward_pre_hook(self._begin, with_kwargs=True),
+                self.model.register_forward_hook(self._end, always_call=True),
+            ):
+                stack.callback(hook.remove)
+            stack.enter_context(_listening_in(self))
             stack.enter_context(_Functions(self))
             self._open = stack.pop_all()
         return self
@@ -197,7 +198,7 @@ class Recorder:
         Raises:
             NoAttentionError: nothing has run yet, or it had no attention.
         """
-        return self._attention(self._runs[-1] if self._runs else _Run({}))
+        return self._attention(next((run for run in reversed(self._runs) if run.calls), None))
 
     @property
     def attentions(self) -> tuple[Attention, ...]:
@@ -206,13 +207,25 @@ class Recorder:
 
     def listens_to(self, module: object) -> bool:
         """True where a call from ``module`` is to be recorded now."""
-        return not self._busy and id(module) in self._modules and threading.get_ident() == self._thread
+        here = not self._busy and id(module) in self._modules and threading.get_ident() == self._thread
+        # Gradient checkpointing runs attention again while it goes backwards: that is no run of its own.
+        return here and (self._running or not _going_backwards())
+
+    def name_of(self, module: nn.Module) -> str:
+        """Qualified name of a module of this model."""
+        return self._modules[id(module)][0]
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:
             # The first positional argument of every transformers model is its main input.
             main = {getattr(module, "main_input_name", "input_ids"): args[0]} if args else {}
-            self._runs.append(_Run(inputs={**main, **kwargs}))
+            self._runs.append(_Run(Inputs.of({**main, **kwargs})))
+            self._running = True
+
+    def _end(self, *_: Any) -> None:
+        if threading.get_ident() == self._thread:
+            self._running = False
+            self._runs.append(_Run())  # for what is called from outside the model's own forward, if anything is
 
     def running(self) -> tuple[str, nn.Module | None]:
         """Name of the innermost module of this model that is running, read off the call stack."""
@@ -227,29 +240,52 @@ class Recorder:
     def add(self, layer: Layer, value: Tensor | None, out: Tensor | None) -> None:
         """Keep one call, compared with ``value`` [batch, kv_head, key, d] and ``out`` [batch, head, query, d]."""
         if not self._runs:
-            self._runs.append(_Run({}))
+            self._runs.append(_Run())
         run = self._runs[-1]
         run.calls.append(layer)
         if value is not None and out is not None:
             self._compare(run, layer, value, out)
         self.on_call()
 
+    def attempt(self, name: str, record: Callable[[], Any]) -> Any:
+        """What ``record`` returns. Where listening fails, the model runs on and the attention says what is missing."""
+        try:
+            return record()
+        except Exception as problem:
+            if not self._runs:
+                self._runs.append(_Run())
+            self._runs[-1].skipped[name] = f"could not be recorded ({type(problem).__name__}: {problem})"
+            return None
+
+    @property
+    def batch(self) -> int:
+        """Number of texts or images in the current run, as far as its inputs tell."""
+        return self._runs[-1].inputs.batch if self._runs else 1
+
     def keep(self, tensor: Tensor) -> Tensor:
         """A copy in host memory. A view would pin the fused q-k-v it was cut from, and static caches roll in place."""
         return tensor.detach().to("cpu", copy=True)
 
-    def rules(self, mask: Tensor, queries: int, keys: int, *, additive: bool) -> tuple[Mask | None, Bias | None]:
-        """The mask and the bias behind the tensor a model passed as its attention mask; read once per tensor."""
-        known = self._rules.get((id(mask), queries, keys))
-        if known is None:
+    def rules(
+        self, mask: Tensor, queries: int, keys: int, *, additive: bool, lead: tuple[int, ...] | None = None
+    ) -> tuple[Mask | None, Bias | None]:
+        """The mask and the bias behind the tensor a model passed as its attention mask; read once per tensor.
+
+        ``lead`` are the leading axes of the queries, to which the mask of a bare scaled dot product broadcasts.
+        """
+        # Written in place between two calls, a tensor keeps its id and changes its version.
+        version = 0 if mask.is_inference() else mask._version
+        key = (id(mask), version, queries, keys, additive)
+        if key not in self._rules:
+            shaped = mask if lead is None else _broadcast(mask, lead)
             # The tensor itself is kept until the recorder closes, so that its id stays its own.
-            known = self._rules[id(mask), queries, keys] = (mask, *read(mask, queries, keys, additive=additive))
-        return known[1], known[2]
+            self._rules[key] = (mask, *read(shaped, queries, keys, additive=additive))
+        return self._rules[key][1:]
 
     def _compare(self, run: _Run, layer: Layer, value: Tensor, out: Tensor) -> None:
         batch, heads, queries, _ = layer.shape
         if out.shape[:3] != (batch, heads, queries) or queries == 0:
-            run.skipped = run.skipped or f"{layer.name}: its output has another layout"
+            run.skipped[layer.name] = "its output has another layout"
             return
         sample = len(run.errors) % batch
         rows = torch.linspace(0, queries - 1, min(queries, _CHECKED_ROWS)).long()
@@ -268,16 +304,17 @@ class Recorder:
         run.tolerance = max(run.tolerance, _TOLERANCE.get(out.dtype, 5e-2))
         run.rows += len(rows)
 
-    def _attention(self, run: _Run) -> Attention:
-        if not run.calls:
+    def _attention(self, run: _Run | None) -> Attention:
+        if run is None:
             raise NoAttentionError(self._nothing())
         check = _verdict(run)
         notes = [] if check.ok else [check.text]
+        notes += [f"{name}: {words}." for name, words in run.skipped.items() if words.startswith("could not")]
         broken = sorted({layer.name for layer in run.calls if _is_broken(layer)}, key=str)
         if broken:
             more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
             notes.append(f"{broken[0]}{more}: NaN or infinite numbers. They are drawn as ×.")
-        parts = parts_of(self.model, run.calls, run.inputs, self.tokenizer, self.text)
+        parts = parts_of(self.model, run.calls, run.inputs, self.tokenizer, self.spans)
         return Attention(parts, model=type(self.model).__name__, check=check, notes=notes)
 
     def _nothing(self) -> str:
@@ -287,12 +324,40 @@ class Recorder:
         return (
             f"No attention was seen while {name} ran. Looked for: calls through transformers' attention interface, "
             "nn.MultiheadAttention, F.scaled_dot_product_attention, and a softmax whose result multiplies values. "
-            "A model without attention (convolution, state space) has none; a kernel called directly cannot be seen: "
-            "in that case bring the weights yourself, Attention.from_weights(…) or Attention.from_qk(…)."
+            "A model without attention (convolution, state space) has none. A kernel called directly cannot be seen, "
+            f"nor can code compiled by a torch older than 2.6 (this is {torch.__version__}): run it uncompiled, or "
+            "bring the weights yourself, Attention.from_weights(…) or Attention.from_qk(…)."
         )
 
 
-def _interface(recorder: Recorder) -> Iterator[contextlib.AbstractContextManager[Any]]:
+_lock = threading.Lock()
+_open: list[Recorder] = []  # every recorder that is listening, in any thread
+_patches = contextlib.ExitStack()
+
+
+@contextlib.contextmanager
+def _listening_in(recorder: Recorder) -> Iterator[None]:
+    """The interface hands out wrapped functions as long as any recorder is open: patched once, restored by the last."""
+    with _lock:
+        if not _open:
+            with contextlib.ExitStack() as stack:
+                if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+                    # Compiled code calls neither the interface nor torch functions: meanwhile it runs uncompiled.
+                    stack.enter_context(torch.compiler.set_stance("force_eager"))  # type: ignore[no-untyped-call]  # torch\'s
+                for patched in _interface():
+                    stack.enter_context(patched)
+                _patches.push(stack.pop_all())
+        _open.append(recorder)
+    try:
+        yield
+    finally:
+        with _lock:
+            _open.remove(recorder)
+            if not _open:
+                _patches.close()
+
+
+def _interface() -> Iterator[contextlib.AbstractContextManager[Any]]:
     """Patches that hand out transformers' attention functions wrapped; none where transformers is absent or too old."""
     try:
         from transformers.modeling_utils import AttentionInterface
@@ -304,35 +369,44 @@ def _interface(recorder: Recorder) -> Iterator[contextlib.AbstractContextManager
         return
 
     def get_interface(self: Any, name: str | None, default: Callable[..., Any]) -> Callable[..., Any]:
-        return _listening(recorder, lookup(self, name, default), name)
+        return _listening(lookup(self, name, default), name)
 
-    item = AttentionInterface.__getitem__
+    item: Callable[[Any, str], Callable[..., Any]] = AttentionInterface.__getitem__
 
     def indexed(self: Any, name: str) -> Callable[..., Any]:
         # A few models index the mapping directly. Calls that come through both wrappers are recorded by the outer one.
-        return _listening(recorder, item(self, name), name)
+        return _listening(item(self, name), name)
 
     yield patch.object(AttentionInterface, "get_interface", get_interface)
     yield patch.object(AttentionInterface, "__getitem__", indexed)
 
 
-def _listening(recorder: Recorder, function: Callable[..., Any], name: str | None) -> Callable[..., Any]:
-    """``function`` of the attention interface, recorded when a module of this model calls it."""
+def _listening(function: Callable[..., Any], name: str | None) -> Callable[..., Any]:
+    """``function`` of the attention interface, recorded by whoever listens to the module that calls it."""
 
     def attend(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        if not recorder.listens_to(module):
+        listeners = [recorder for recorder in _open if recorder.listens_to(module)]
+        if not listeners:
             return function(module, *args, **kwargs)
         given = dict(zip(("query", "key", "value", "attention_mask"), args, strict=False)) | kwargs
-        layer = _of_interface(recorder, module, name or "eager", given)
-        recorder._busy = True
+        layers = [
+            one.attempt(one.name_of(module), partial(_of_interface, one, module, name or "eager", given))
+            for one in listeners
+        ]
+        for one in listeners:
+            one._busy = True
         try:
             result = function(module, *args, **kwargs)
         finally:
-            recorder._busy = False
+            for one in listeners:
+                one._busy = False
         out = result[0] if isinstance(result, tuple) else result
         dropped = bool(given.get("dropout")) and module.training
         checked = isinstance(out, Tensor) and out.dim() == 4 and not dropped
-        recorder.add(layer, given["value"], out.transpose(1, 2) if checked else None)
+        for one, layer in zip(listeners, layers, strict=True):
+            if layer is not None:
+                seen = out.transpose(1, 2) if checked else None
+                one.attempt(layer.name, partial(one.add, layer, given["value"], seen))
         return result
 
     return attend
@@ -364,7 +438,7 @@ def _of_interface(recorder: Recorder, module: nn.Module, name: str, given: dict[
         sink = sink[None, :, None] if sink.dim() == 1 else sink.reshape(*sink.shape[:3])
     scaling = given.get("scaling")
     return Layer(
-        name=recorder._modules[id(module)][0],
+        name=recorder.name_of(module),
         mask=Mask.full(queries, keys) if mask is None else mask,
         q=recorder.keep(q),
         k=recorder.keep(k),
@@ -396,6 +470,8 @@ class _Functions(TorchFunctionMode):
         self.recorder = recorder
         # The latest softmax result and what became of it since (dropout, cast, view): id → (tensor, weights, module).
         self.candidates: dict[int, tuple[Tensor, Tensor, tuple[str, nn.Module | None]]] = {}
+        # Heads of the nn.MultiheadAttention that is running: it folds them into the batch.
+        self.heads: int | None = None
 
     def __torch_function__(
         self, function: Callable[..., Any], types_: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -404,9 +480,13 @@ class _Functions(TorchFunctionMode):
         if self.recorder._busy:
             return function(*args, **kwargs)
         if function is F.multi_head_attention_forward:
-            # A mode is off while it handles a call, and this one makes calls of its own that must be seen.
-            with self:
-                return _multi_head_attention(*args, **kwargs)
+            self.heads = args[4] if len(args) > 4 else kwargs.get("num_heads")
+            try:
+                # A mode is off while it handles a call, and this one makes calls of its own that must be seen.
+                with self:
+                    return _multi_head_attention(*args, **kwargs)
+            finally:
+                self.heads = None
         if function is F.scaled_dot_product_attention:
             return self._sdpa(args, kwargs)
         result = function(*args, **kwargs)
@@ -420,14 +500,20 @@ class _Functions(TorchFunctionMode):
         result = F.scaled_dot_product_attention(*args, **kwargs)
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
         given = dict(zip(names, args, strict=False)) | kwargs
-        q, k, v = (_rank4(given[one]) for one in names[:3])
         name, module = self.recorder.running()
-        if module is None or 0 in q.shape:
-            return result
+        if module is not None and self.recorder.listens_to(module) and given["query"].numel():
+            self.recorder.attempt(name, partial(self._add_sdpa, name, given, result))
+        return result
+
+    def _add_sdpa(self, name: str, given: dict[str, Any], result: Tensor) -> None:
+        batch = self.recorder.batch
+        q, k, v, out = (_rank4(one, batch) for one in (given["query"], given["key"], given["value"], result))
+        k, v = (one.expand(len(q), -1, -1, -1) if len(one) == 1 else one for one in (k, v))
         queries, keys = q.shape[2], k.shape[2]
         mask, bias = None, None
         if given.get("attn_mask") is not None:
-            mask, bias = self.recorder.rules(_rank4(given["attn_mask"]), queries, keys, additive=False)
+            lead = q.shape[:1] + q.shape[1:2] if given["query"].dim() < 5 else given["query"].shape[:-2]
+            mask, bias = self.recorder.rules(given["attn_mask"], queries, keys, additive=False, lead=tuple(lead))
         elif given.get("is_causal"):
             mask = Mask.causal(queries, keys)
         scale = given.get("scale")
@@ -440,34 +526,39 @@ class _Functions(TorchFunctionMode):
             scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
             bias=bias,
         )
-        self.recorder.add(layer, v, _rank4(result) if not given.get("dropout_p") else None)
-        return result
+        self.recorder.add(layer, v, out if not given.get("dropout_p") else None)
 
     def _softmax(self, result: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
-        if result.dim() >= 3 and dim in (-1, result.dim() - 1):
+        if result.dim() >= 2 and dim in (-1, result.dim() - 1):
             self.candidates = {id(result): (result, result, self.recorder.running())}
 
     def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
-        found = next((self.candidates[id(a)] for a in _operands(args) if id(a) in self.candidates), None)
+        operands = list(_operands(args))
+        found = next((self.candidates[id(a)] for a in operands if id(a) in self.candidates), None)
         if found is None:
             return
-        _, weights, (name, module) = found
+        operand, weights, (name, module) = found
         if function in _PRODUCTS:
             self.candidates = {}
-            if module is not None:
-                self.recorder.add(_stored(name, weights, self.recorder), None, None)
+            used = _as_multiplied(function, args, operand, weights)
+            if module is not None and used is not None and self.recorder.listens_to(module):
+                self.recorder.attempt(name, partial(self._add_stored, name, used))
         elif isinstance(result, Tensor):
             self.candidates[id(result)] = (result, weights, (name, module))
 
+    def _add_stored(self, name: str, weights: Tensor) -> None:
+        self.recorder.add(_stored(name, weights, self.heads, self.recorder), None, None)
+
     def __exit__(self, *error: object) -> None:
         self.candidates = {}
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]  # torch's
 
 
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
 _PRODUCTS = {
-    torch.matmul, torch.bmm, torch.einsum, torch.baddbmm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm
+    torch.matmul, torch.bmm, torch.mm, torch.einsum, torch.baddbmm,
+    Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm, Tensor.baddbmm,
 }  # fmt: skip
 # The body of torch's own function under another name. Called as itself it would hand itself back to the mode for ever;
 # its copy does not ask whether a mode is open, and the functions it calls do.
@@ -484,21 +575,51 @@ def _operands(args: tuple[Any, ...]) -> Iterator[Any]:
         yield from one if isinstance(one, (list, tuple)) else (one,)
 
 
-def _rank4(tensor: Tensor) -> Tensor:
-    """[…, head, token, d] with exactly one batch axis: leading axes beyond it (windows, groups) are folded into it."""
+def _as_multiplied(
+    function: Callable[..., Any], args: tuple[Any, ...], operand: Tensor, weights: Tensor
+) -> Tensor | None:
+    """The weights as [.., query, key] if they are the left factor of a sum over keys; None if that is no attention."""
+    # A sink is a column that takes weight and is cut off before the values: what is multiplied is what counts.
+    used = operand if operand.dim() == weights.dim() and operand.shape[-1] < weights.shape[-1] else weights
+    if function is not torch.einsum:
+        left, right = [a for a in args if isinstance(a, Tensor)][-2:]
+        return used if left is operand and right.dim() >= 2 and right.shape[-2] == used.shape[-1] else None
+    equation, factors = str(args[0]).replace(" ", ""), list(_operands(args[1:]))
+    terms = equation.split("->")[0].split(",")
+    if len(terms) != 2 or len(factors) != 2 or factors[0] is not operand or "." in equation:
+        return None
+    # Queries stand on the left only, keys are summed over: "bnhm,bmhd->bnhd" has its queries in the second place.
+    along, values = terms
+    queries = [at for at, letter in enumerate(along[:-1]) if letter not in values]
+    return used.movedim(queries[0], -2) if len(queries) == 1 and along[-1] in values else None
+
+
+def _going_backwards() -> bool:
+    graph = getattr(torch._C, "_current_graph_task_id", None)
+    return graph is not None and graph() != -1
+
+
+def _rank4(tensor: Tensor, batch: int) -> Tensor:
+    """[batch, head, token, d]. Three axes are unfolded by the batch of the run; axes beyond four are folded into it."""
     if tensor.dim() > 4:
         return tensor.reshape(-1, *tensor.shape[-3:])
+    if tensor.dim() == 3:
+        return tensor.unflatten(0, (batch, -1)) if len(tensor) % batch == 0 else tensor[None]
     return tensor[(None,) * (4 - tensor.dim())]
 
 
-def _stored(name: str, weights: Tensor, recorder: Recorder) -> Layer:
+def _broadcast(mask: Tensor, lead: tuple[int, ...]) -> Tensor:
+    """A mask of a bare scaled dot product as [batch, head or 1, query, key], folded as the queries are."""
+    if len(lead) <= 2:
+        return mask[(None,) * (4 - mask.dim())]
+    return mask.expand(*lead, *mask.shape[-2:]).reshape(-1, lead[-1], *mask.shape[-2:])
+
+
+def _stored(name: str, weights: Tensor, heads: int | None, recorder: Recorder) -> Layer:
     w = weights.detach()
-    if w.dim() == 3:
-        # [batch · head, query, key], as older models fold them: unfold by the batch size of the run.
-        run = recorder._runs[-1].inputs if recorder._runs else {}
-        batch = next((v.shape[0] for v in run.values() if isinstance(v, Tensor) and v.dim()), 1)
-        w = w.reshape(batch, -1, *w.shape[1:]) if w.shape[0] % batch == 0 else w[None]
-    w = recorder.keep(_rank4(w))
+    # [batch · head, query, key], as nn.MultiheadAttention and older models fold them.
+    w = w.unflatten(0, (-1, heads)) if heads and w.dim() == 3 else _rank4(w, recorder.batch)
+    w = recorder.keep(w)
     causal = w.shape[2] == w.shape[3] > 1 and not bool(w.triu(1).any())
     mask = Mask.causal(*w.shape[2:]) if causal else Mask.full(*w.shape[2:])
     return Layer(name=name, mask=mask, weights=w)
@@ -511,45 +632,50 @@ def _is_broken(layer: Layer) -> bool:
 
 
 def _verdict(run: _Run) -> Check:
+    # Written so that NaN fails the comparison.
+    ok = all(error <= run.tolerance for error in run.errors)
     worst = max(run.errors, default=0.0, key=lambda e: float("inf") if e != e else e)
-    # A NaN in the output is the model's own; the notes say so. Written so that NaN fails the comparison.
-    ok = all(e <= run.tolerance for e in run.errors)
     calls = f"{len(run.calls)} attention calls"
     if not run.errors:
-        stored = all(layer.weights is not None for layer in run.calls)
+        if all(layer.weights is not None for layer in run.calls):
+            return Check(True, 0.0, 0, 0.0, f"{calls}; these are the very weights the model computed.")
+        why = next(iter(run.skipped.values()), "dropout is on, or no row has a key")
+        return Check(True, 0.0, 0, 0.0, f"{calls}, not compared with the model's output: {why}.")
+    if not ok:
         text = (
-            f"{calls}; these are the very weights the model computed."
-            if stored
-            else f"{calls}; not compared with the model's output ({run.skipped or 'dropout is on'})."
+            f"The recomputed attention does not reproduce the model's output: {worst:.1e} off (at most "
+            f"{run.tolerance:.0e} is rounding). Do not trust these maps; please report the model."
         )
-        return Check(True, 0.0, 0, 0.0, text)
-    text = (
-        f"{run.rows} rows of {calls} recomputed: they reproduce the model's own output to {worst:.1e}."
-        if ok
-        else f"The recomputed attention does not reproduce the model's output: {worst:.1e} off (at most "
-        f"{run.tolerance:.0e} is rounding). Do not trust these maps; please report the model."
-    )
-    return Check(ok, worst, run.rows, run.tolerance, text)
+        return Check(False, worst, run.rows, run.tolerance, text)
+    compared = calls if len(run.errors) == len(run.calls) else f"{len(run.errors)} of {calls}"
+    text = f"{run.rows} rows of {compared} recomputed: they reproduce the model's own output to {worst:.1e}."
+    return Check(True, worst, run.rows, run.tolerance, text)
 
 
 # ── what goes in, and leaving things as they were ────────────────────────────────────────────────────────────────────
 
 
 def _arguments(
-    model: nn.Module, inputs: Any, tokenizer: Any, target: str | None, truncate: bool
-) -> tuple[tuple[Any, ...], dict[str, Any], str | None]:
-    """Positional and keyword arguments of the model's forward, on its device; and the text, where there is one."""
+    model: nn.Module,
+    inputs: Any,
+    tokenizer: Any,
+    target: str | None,
+    truncate: bool,
+    forward: Mapping[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any], tuple[list[int], str, list[tuple[int, int]]] | None]:
+    """Positional and keyword arguments of the model's forward, on its device; and the text with its tokens' spans."""
+    spans = None
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
 
     def here(value: Any) -> Any:
         return value.to(device) if isinstance(value, Tensor) else value
 
     if isinstance(inputs, str):
-        encoded = _encoded(model, inputs, tokenizer, truncate, "text")
-        text = inputs
+        encoded, offsets = _encoded(model, inputs, tokenizer, truncate, "text")
+        spans = (encoded["input_ids"][0].tolist(), inputs, offsets) if offsets else None
         kwargs = {name: here(value) for name, value in encoded.items()}
     elif isinstance(inputs, Mapping):
-        text, kwargs = None, {name: here(value) for name, value in inputs.items()}
+        kwargs = {name: here(value) for name, value in inputs.items()}
     elif isinstance(inputs, Tensor):
         return (here(inputs),), {}, None
     elif isinstance(inputs, tuple):
@@ -560,38 +686,62 @@ def _arguments(
             "tensor, or a tuple of tensors."
         )
     if target is not None:
-        kwargs["decoder_input_ids"] = here(_encoded(model, target, tokenizer, truncate, "target")["input_ids"])
-    elif text is not None and getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        kwargs["decoder_input_ids"] = here(_encoded(model, target, tokenizer, truncate, "target")[0]["input_ids"])
+    elif isinstance(inputs, str) and _decodes(model) and not forward.keys() & {"decoder_input_ids", "labels"}:
         raise ValueError(
             f"{type(model).__name__} has an encoder and a decoder: say what the decoder reads, target='…', or pass "
             "decoder_input_ids in a mapping."
         )
-    return (), kwargs, text
+    return (), kwargs, spans
 
 
-def _encoded(model: nn.Module, text: str, tokenizer: Any, truncate: bool, what: str) -> Mapping[str, Any]:
+def _decodes(model: nn.Module) -> bool:
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def _encoded(
+    model: nn.Module, text: str, tokenizer: Any, truncate: bool, what: str
+) -> tuple[dict[str, Any], list[tuple[int, int]] | None]:
+    """The tokenizer's output without offsets, and the offsets, where it knows them."""
     if tokenizer is None:
         raise ValueError(f"A {what} needs a tokenizer: capture(model, text, tokenizer).")
     if not callable(tokenizer):
         raise TypeError(f"tokenizer is a {type(tokenizer).__name__}, not a tokenizer.")
     limit = _limit(model, tokenizer)
     cut = {"truncation": True, "max_length": limit} if truncate and limit else {}
-    encoded: Mapping[str, Any] = tokenizer(text, return_tensors="pt", **cut)
+    fast = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}
+    with _as_before(tokenizer):
+        encoded = dict(tokenizer(text, return_tensors="pt", **cut, **fast))
+    offsets = encoded.pop("offset_mapping", None)
     ids = encoded["input_ids"]
     special = set(getattr(tokenizer, "all_special_ids", ()))
-    if ids.shape[1] == 0 or (all(i in special for i in ids[0].tolist()) and not text.strip()):
+    if ids.shape[1] == 0 or (not text.strip() and all(i in special for i in ids[0].tolist())):
         raise ValueError(f"The {what} is empty: there are no tokens to attend to.")
     if limit and ids.shape[1] > limit:
         raise ValueError(
             f"The {what} has {ids.shape[1]} tokens, and {type(model).__name__} takes at most {limit}. Pass "
             f"truncate=True to keep the first {limit}, or shorten it."
         )
-    return encoded
+    return encoded, None if offsets is None else [(int(a), int(b)) for a, b in offsets[0]]
+
+
+@contextlib.contextmanager
+def _as_before(tokenizer: Any) -> Iterator[None]:
+    """A fast tokenizer remembers how it was last told to truncate and pad; give that back."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    truncation, padding = (getattr(backend, name, None) for name in ("truncation", "padding"))
+    try:
+        yield
+    finally:
+        if backend is not None:
+            backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+            backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
 def _limit(model: nn.Module, tokenizer: Any) -> int | None:
     """Most tokens the model takes, from its configuration and its tokenizer; None where neither says."""
     config = getattr(model, "config", None)
+    config = getattr(config, "get_text_config", lambda: config)()
     stated = [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len")]
     stated.append(getattr(tokenizer, "model_max_length", None))
     # A tokenizer that does not know says 10³⁰.
@@ -599,15 +749,15 @@ def _limit(model: nn.Module, tokenizer: Any) -> int | None:
     return min(limits, default=None)
 
 
-def _matching(model: nn.Module, kwargs: Mapping[str, Any], tokenizer: Any) -> None:
+def _matching(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], tokenizer: Any) -> None:
     """Refuse ids that the model has no embedding for, before torch does it with an index out of range."""
-    ids = kwargs.get("input_ids")
+    ids = kwargs.get("input_ids", args[0] if args else None)
     try:
         table = model.get_input_embeddings()  # type: ignore[operator]  # absent on plain modules
     except (AttributeError, NotImplementedError, TypeError):
         return
     rows = getattr(getattr(table, "weight", None), "shape", (0,))[0]
-    if isinstance(ids, Tensor) and ids.numel() and rows and int(ids.max()) >= rows:
+    if isinstance(ids, Tensor) and ids.dtype == torch.long and ids.numel() and rows and int(ids.max()) >= rows:
         whose = f"The tokenizer ({type(tokenizer).__name__})" if tokenizer is not None else "The input"
         raise ValueError(
             f"{whose} makes token id {int(ids.max())}, but {type(model).__name__} has embeddings for {rows} ids only. "
@@ -619,8 +769,10 @@ def _matching(model: nn.Module, kwargs: Mapping[str, Any], tokenizer: Any) -> No
 def _evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; every module gets back exactly the flag it had."""
     flags = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        # Not model.eval(): some modules merge or convert their weights when they are told to.
+        for module, _ in flags:
+            module.training = False
         yield
     finally:
         for module, flag in flags:

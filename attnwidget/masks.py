@@ -219,8 +219,13 @@ def read(mask: Tensor, queries: int, keys: int, *, additive: bool) -> tuple[Mask
     mask = mask.detach().cpu()
     if mask.dim() == 2:
         rule = Mask.full(queries, keys)
-        return Mask(rule.start, rule.stop, mask[:, -keys:].bool()), None
-    mask = mask[..., :keys]
+        keep = mask[:, -keys:].bool()
+        # Flash kernels take padding out of the queries, too, and write zeros there: such a row has no key.
+        stop = torch.where(keep, keys, 0).int() if queries == keys else rule.stop
+        return Mask(torch.zeros_like(stop), stop, keep), None
+    mask = mask[(None,) * (4 - mask.dim())][..., :keys]
+    if not mask.is_floating_point():
+        mask = mask.bool()
     if mask.dtype == torch.bool and not additive:
         return Mask.of(mask).spread(queries), None
     values = mask.float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,15 +23,53 @@ _TITLES = {
 }
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What of a run's inputs tells what stands along its axes. Nothing else of them is kept.
+
+    Attributes:
+        read, decoded: ids [batch, token] of the encoder's or only text, and of the decoder's.
+        pixels: shape of the image [batch, channel, height, width].
+        batch: number of texts or images.
+    """
+
+    read: Tensor | None = None
+    decoded: Tensor | None = None
+    pixels: tuple[int, ...] | None = None
+    batch: int = 1
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Inputs:
+        """From the arguments of the model's forward."""
+
+        def ids(name: str) -> Tensor | None:
+            value = given.get(name)
+            whole = isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point()
+            return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) and whole else None
+
+        pixels = given.get("pixel_values")
+        first = next((value for value in given.values() if isinstance(value, Tensor) and value.dim()), None)
+        return cls(
+            read=ids("input_ids"),
+            decoded=ids("decoder_input_ids"),
+            pixels=tuple(pixels.shape) if isinstance(pixels, Tensor) else None,
+            batch=1 if first is None else max(1, len(first)),
+        )
+
+
 def parts_of(
-    model: nn.Module, layers: Sequence[Layer], inputs: Mapping[str, Any], tokenizer: Any = None, text: str | None = None
+    model: nn.Module,
+    layers: Sequence[Layer],
+    inputs: Inputs,
+    tokenizer: Any = None,
+    spans: tuple[list[int], str, list[tuple[int, int]]] | None = None,
 ) -> list[Part]:
     """Calls that share their module's place and their axes become one part, in the order in which they ran."""
     groups: dict[tuple[Any, ...], list[Layer]] = {}
     for layer in layers:
         place = re.sub(r"\d+", "*", layer.name)
         groups.setdefault((place, layer.shape[0], *layer.shape[2:]), []).append(layer)
-    axes = _Axes(model, inputs, tokenizer, text)
+    axes = _Axes(model, inputs, tokenizer, spans)
     parts: dict[str, Part] = {}
     for (place, batch, *_), members in groups.items():
         role = _role(model, place, members[0])
@@ -47,24 +86,45 @@ def _role(model: nn.Module, place: str, layer: Layer) -> str:
     lowered = place.lower()
     if any(word in lowered for word in _CROSS):
         return "cross"
-    if "vision" in lowered or "visual" in lowered or getattr(model, "main_input_name", "") == "pixel_values":
+    words = "decoder" in lowered or "text" in lowered
+    if "vision" in lowered or "visual" in lowered or (_takes_pixels(model) and not words):
         return "vision"
     if "audio" in lowered:
         return "audio"
     both = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     if both or isinstance(model, nn.Transformer):
         return "decoder" if "decoder" in lowered else "encoder"
+    if layer.shape[2] == 1:
+        # One query sees no later key in any model: here only the module can tell.
+        return "decoder" if getattr(_module(model, layer.name), "is_causal", False) else "encoder"
     return "decoder" if layer.mask.is_causal else "encoder"
+
+
+def _takes_pixels(model: nn.Module) -> bool:
+    return getattr(model, "main_input_name", "") == "pixel_values"
+
+
+def _module(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
 
 
 class _Axes:
     """Labels for the axes, as far as the inputs of the run tell."""
 
-    def __init__(self, model: nn.Module, inputs: Mapping[str, Any], tokenizer: Any, text: str | None) -> None:
-        self.model, self.inputs, self.tokenizer, self.text = model, inputs, tokenizer, text
-        self.read, self.decoded = self._ids("input_ids"), None
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        tokenizer: Any,
+        spans: tuple[list[int], str, list[tuple[int, int]]] | None,
+    ) -> None:
+        self.model, self.inputs, self.tokenizer, self.spans = model, inputs, tokenizer, spans
+        self.read, self.decoded = inputs.read, None
         if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            self.decoded = self._ids("decoder_input_ids")
+            self.decoded = inputs.decoded
             if self.decoded is None and self.read is not None:
                 self.decoded = self._shifted(self.read)
         self.samples = 1 if self.read is None else len(self.read)
@@ -86,19 +146,9 @@ class _Axes:
         row = ids[sample % len(ids)].tolist()
         if self.tokenizer is None:
             return Tokens(labels=tuple(map(str, row)), ids=tuple(row))
-        spans = self._spans(row) if ids is self.read and self.text is not None else None
-        return Tokens.of(self.tokenizer, row, self.text if spans else None, spans)
-
-    def _ids(self, name: str) -> Tensor | None:
-        ids = self.inputs.get(name)
-        return ids if isinstance(ids, Tensor) and ids.dim() == 2 and not ids.is_floating_point() else None
-
-    def _spans(self, ids: list[int]) -> list[tuple[int, int]] | None:
-        """Character spans of a text that the tokenizer turns into these very ids (truncation cuts the end)."""
-        if not getattr(self.tokenizer, "is_fast", False):
-            return None
-        made = self.tokenizer(self.text, return_offsets_mapping=True, truncation=True, max_length=len(ids))
-        return [tuple(span) for span in made["offset_mapping"]] if made["input_ids"] == ids else None
+        if self.spans is not None and self.spans[0] == row:
+            return Tokens.of(self.tokenizer, row, *self.spans[1:])
+        return Tokens.of(self.tokenizer, row)
 
     def _shifted(self, ids: Tensor) -> Tensor | None:
         """BART reads its own input moved by one where it is given nothing to decode."""
@@ -106,11 +156,11 @@ class _Axes:
         return None if start is None else torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
 
     def _patches(self, size: int) -> Tokens:
-        pixels = self.inputs.get("pixel_values")
+        pixels = self.inputs.pixels
         config = getattr(self.model, "config", None)
         patch_size = getattr(config, "patch_size", None)
-        if isinstance(pixels, Tensor) and pixels.dim() == 4 and isinstance(patch_size, int):
-            rows, columns = pixels.shape[2] // patch_size, pixels.shape[3] // patch_size
+        if pixels is not None and len(pixels) == 4 and isinstance(patch_size, int):
+            rows, columns = pixels[2] // patch_size, pixels[3] // patch_size
             before = size - rows * columns
             if 0 <= before <= 16:
                 return Tokens.patches(rows, columns, before)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import operator
+import threading
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,6 +132,10 @@ def _existing(attention: Attention, state: Mapping[str, Any]) -> dict[str, Any]:
     return {"part": name, "layer": layer, "head": head, "query": query, "pinned": pinned}
 
 
+def _id(request: Any) -> Any:
+    return request.get("id") if isinstance(request, Mapping) else None
+
+
 class AttentionWidget(Selection, anywidget.AnyWidget):
     """An attention in the notebook: the matrix of all heads, and one map of it token by token.
 
@@ -166,8 +171,9 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
         unknown = {name: value for name, value in traits.items() if not self.has_trait(name)}
         chosen = Selection(attention, **unknown, **{name: traits[name] for name in NAMES if name in traits})
         self._budget = budget
-        self._waiting: deque[Any] = deque()
-        self._expecting_turn = False
+        self._waiting: deque[tuple[Attention, Any]] = deque()
+        self._lock = threading.RLock()
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one that has been asked for a turn
         super().__init__(attention, **traits, _bundle=self._pack(attention, chosen.state))
         self.on_msg(self._receive)
 
@@ -180,8 +186,11 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
     def attention(self, attention: Attention) -> None:
         state = _existing(Selection(attention).attention, self.state)
         packed = self._pack(attention, {**self.state, **state})
-        while self._waiting:
-            self._refuse(self._waiting.popleft(), "Another attention is shown by now.")
+        with self._lock:
+            late = [request for _, request in self._waiting]
+            self._waiting.clear()
+        for request in late:
+            self._refuse(request, "Another attention is shown by now.")
         with self.hold_sync(), self.hold_trait_notifications():
             self._attention = attention
             for name, value in {**state, "_bundle": packed}.items():
@@ -192,51 +201,63 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
         return wire.bundle(attention, budget=self._budget, first=[first])
 
     # ── what the browser asks ──
+    #
+    # Messages may arrive in another thread than the one that made the widget: JupyterLab opens a subshell for them,
+    # with an event loop of its own that ends with the page. The queue therefore has a lock, and its turn is taken by
+    # whatever loop is running when a message comes.
 
     def _receive(self, _widget: object, content: Any, _buffers: object) -> None:
         """Messages: {"type": "get", "requests": […]} and {"type": "cancel", "ids": […]}."""
         told = content if isinstance(content, Mapping) else {}
-        if told.get("type") == "get" and isinstance(told.get("requests"), list):
-            self._waiting.extend(told["requests"])
-        elif told.get("type") == "cancel" and isinstance(told.get("ids"), list):
-            # Nobody waits for these any more: they get no reply.
-            kept = [one for one in self._waiting if not (isinstance(one, Mapping) and one.get("id") in told["ids"])]
-            self._waiting = deque(kept)
+        with self._lock:
+            if told.get("type") == "get" and isinstance(told.get("requests"), list):
+                self._waiting.extend((self._attention, one) for one in told["requests"])
+            elif told.get("type") == "cancel" and isinstance(told.get("ids"), list):
+                # Nobody waits for these any more: they get no reply.
+                for one in [one for one in self._waiting if _id(one[1]) in told["ids"]]:
+                    self._waiting.remove(one)
         self._work()
 
     def _work(self) -> None:
         """Answer what waits: one request in each turn of the event loop, so that "cancel" can come in between."""
-        if self._expecting_turn or not self._waiting:
-            return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            while self._waiting:
-                self._answer(self._waiting.popleft())
-        else:
-            self._expecting_turn = True
-            loop.call_soon(self._turn)
+            while self._answer_next():
+                pass
+            return
+        with self._lock:
+            if self.comm is None:
+                self._waiting.clear()
+            if not self._waiting or self._loop is loop:
+                return
+            self._loop = loop
+        loop.call_soon(self._turn, loop)
 
-    def _turn(self) -> None:
-        self._expecting_turn = False
-        if self.comm is None:  # closed meanwhile
-            self._waiting.clear()
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._loop is loop:
+                self._loop = None
         try:
-            if self._waiting:
-                self._answer(self._waiting.popleft())
+            self._answer_next()
         finally:
             self._work()
 
-    def _answer(self, request: Any) -> None:
+    def _answer_next(self) -> bool:
+        """Answers one request, with the attention that was shown when it came. False if none waits."""
+        with self._lock:
+            if not self._waiting or self.comm is None:
+                return False
+            attention, request = self._waiting.popleft()
         try:
-            for content, buffers in wire.messages(*wire.answer(self._attention, request)):
+            for content, buffers in wire.messages(*wire.answer(attention, request)):
                 self.send(content, buffers)
         except Exception as problem:
             self._refuse(request, f"The answer could not be sent: {problem!r}")
+        return True
 
     def _refuse(self, request: Any, words: str) -> None:
-        name = request.get("id") if isinstance(request, Mapping) else None
-        self.send({"type": "error", "id": name, "message": words})
+        self.send({"type": "error", "id": _id(request), "message": words})
 
     def __repr__(self) -> str:
         return f"<AttentionWidget: {self.map!r} as {self.view}, of {self._attention!r}>"

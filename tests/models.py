@@ -10,13 +10,13 @@ from torch import nn
 VOCABULARY = 100
 
 
-def _sharpen(model: nn.Module) -> nn.Module:
+def _sharpen(model: nn.Module, spread: float) -> nn.Module:
     """Spread weights far enough that attention is anything but uniform: near-uniform maps agree whatever one does."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() >= 2:
-                parameter.normal_(0.0, 0.35, generator=generator)
+                parameter.normal_(0.0, spread, generator=generator)
             elif not torch.equal(parameter, torch.ones_like(parameter)):
                 parameter.normal_(0.0, 0.2, generator=generator)
     return model.eval()
@@ -81,7 +81,8 @@ def make(family: str) -> tuple[nn.Module, dict[str, Any]]:
     }  # fmt: skip
     torch.manual_seed(0)
     model, inputs = table[family]()
-    return _sharpen(model), inputs
+    # T5 does not divide by √d: the same spread would make scores so large that float32 itself rounds by 1e-5.
+    return _sharpen(model, 0.2 if family == "t5" else 0.35), inputs
 
 
 class Handmade(nn.Module):

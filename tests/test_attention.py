@@ -220,6 +220,13 @@ def test_an_upper_triangle_of_zeros_is_recognised_as_causal() -> None:
     assert not Attention.from_weights(torch.ones(2, 4, 4)).part().is_causal
 
 
+def test_slices_backwards_and_choices_of_booleans_mean_what_they_say() -> None:
+    one = Attention.from_weights(torch.rand(5, 5))[0, 0]
+    whole = one.weights()
+    assert torch.equal(one.tile(slice(3, 0, -1), slice(None)), whole[[3, 2, 1]])
+    assert torch.equal(one.tile(torch.tensor([False, False, True, False, True]), [0]), whole[[2, 4]][:, :1])
+
+
 def test_what_the_caller_passed_is_not_changed() -> None:
     weights = torch.rand(2, 3, 3)
     copy = weights.clone()
@@ -257,6 +264,8 @@ def test_weights_that_are_not_a_number_are_kept_and_noted() -> None:
 def test_queries_and_keys_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="number of key heads must divide"):
         Attention.from_qk(torch.rand(4, 5, 8), torch.rand(3, 5, 8))
+    with pytest.raises(ValueError, match=r"mask is .* does not broadcast"):
+        Attention.from_qk(torch.rand(4, 5, 8), torch.rand(4, 5, 8), mask=torch.ones(3, 5, 5).bool())
     with pytest.raises(ValueError, match="must be boolean"):
         Attention.from_qk(torch.rand(5, 8), torch.rand(5, 8), mask=torch.zeros(5, 5))
 
@@ -269,6 +278,10 @@ def test_wrong_indices_name_what_there_is() -> None:
         attention["cross", 0, 0]
     with pytest.raises(IndexError, match="no query 4"):
         attention[0, 0].row(4)
+    with pytest.raises(TypeError, match="Name the layer and the head"):
+        attention["attention", 0]
+    with pytest.raises(TypeError):
+        attention[0.9, 1.7]
     with pytest.raises(TypeError, match="None averages"):
         attention[0]  # type: ignore[index]
     with pytest.raises(ValueError, match="must be one of mean, max, min"):

@@ -192,6 +192,79 @@ def test_a_bare_scaled_dot_product_is_seen() -> None:
     assert float((attention[0, 1].weights() - expected[0, 1]).abs().max()) <= 1e-6
 
 
+@pytest.mark.parametrize("shape", [(4, 1, 16), (8, 2, 16)])
+def test_multihead_attention_with_the_batch_in_the_middle_keeps_its_heads_apart(shape: tuple[int, int, int]) -> None:
+    """Oracle: the weights nn.MultiheadAttention itself returns, [batch, head, query, key]."""
+    torch.manual_seed(0)
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 4)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.attention(x, x, x, average_attn_weights=False)
+
+    model, x = Wrapped().eval(), torch.randn(shape)
+    with torch.no_grad():
+        _, oracle = model(x)
+    attention = capture(model, x)
+    assert attention.samples == shape[1]
+    for sample in range(shape[1]):
+        found = torch.stack([attention.select(sample)[0, head].weights() for head in range(4)])
+        assert float((found - oracle[sample]).abs().max()) <= 1e-6
+
+
+def test_the_first_example_of_every_textbook_is_seen() -> None:
+    class Textbook(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(x @ x.T, dim=-1) @ x
+
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(capture(Textbook(), x)[0, 0].weights(), torch.softmax(x @ x.T, -1))
+
+
+def test_einsum_says_which_axis_holds_the_queries_and_a_gate_is_no_attention() -> None:
+    class Swapped(nn.Module):
+        def forward(self, q: torch.Tensor) -> torch.Tensor:
+            weights = torch.einsum("bnhd,bmhd->bnhm", q, q).softmax(-1)
+            return torch.einsum("bnhm,bmhd->bnhd", weights, q)
+
+    class Gate(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.einsum("bse,bsed->bsd", x[..., 0].softmax(-1), x)
+
+    q = torch.randn(1, 5, 2, 4, generator=torch.Generator().manual_seed(0))
+    attention = capture(Swapped(), q)
+    assert attention[0, 1].shape == (5, 5)
+    assert torch.allclose(attention[0, 1].weights(), (q[0, :, 1] @ q[0, :, 1].T).softmax(-1), atol=1e-6)
+    with pytest.raises(NoAttentionError):
+        capture(Gate(), torch.randn(2, 5, 3, 4))
+
+
+def test_three_axes_of_a_scaled_dot_product_begin_with_the_batch() -> None:
+    class Single(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    x = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    attention = capture(Single(), x)
+    assert (attention.samples, attention.part().heads) == (3, 1)
+    assert torch.allclose(attention.select(2)[0, 0].weights(), (x[2] @ x[2].T / 8**0.5).softmax(-1), atol=1e-6)
+
+
+def test_a_sink_that_is_cut_off_before_the_values_is_no_key() -> None:
+    class Sink(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            scores = x @ x.mT
+            weights = torch.cat([scores, torch.zeros(1, 5, 1)], -1).softmax(-1)
+            return weights[..., :-1] @ x
+
+    attention = capture(Sink(), torch.randn(1, 5, 8, generator=torch.Generator().manual_seed(0)) / 4)
+    assert attention[0, 0].shape == (5, 5)
+    assert (attention[0, 0].weights().sum(1) < 1).all()
+
+
 def test_queries_and_keys_are_stored_and_never_the_map() -> None:
     model, _ = make("llama")
     attention = capture(model, {"input_ids": torch.randint(5, VOCABULARY, (1, 400))})
@@ -312,6 +385,102 @@ def test_two_recorders_may_be_open_at_once() -> None:
     with record(model) as outer, record(model) as inner, torch.no_grad():
         model(**inputs)
     assert len(outer.attention.part().layers) == len(inner.attention.part().layers) == 2
+
+
+def test_calls_outside_the_model_s_own_forward_belong_to_no_other_run() -> None:
+    model, inputs = make("gpt2")
+    with record(model) as rec, torch.no_grad():
+        model(**inputs)
+        model.transformer(**inputs)
+    assert [len(a.part().layers) for a in rec.attentions] == [2, 2]
+
+
+def test_attention_that_checkpointing_runs_again_is_recorded_once() -> None:
+    model, inputs = make("gpt2")
+    model.train()
+    model.gradient_checkpointing_enable()
+    with record(model) as rec:
+        model(**inputs, use_cache=False).logits.sum().backward()
+    assert [len(a.part().layers) for a in rec.attentions] == [2]
+
+
+def test_recorders_in_two_threads_leave_nothing_behind() -> None:
+    lookups = interface_methods()
+    model, inputs = make("gpt2")
+    entered, left = threading.Event(), threading.Event()
+    found: list[Attention] = []
+
+    def other() -> None:
+        twin, _ = make("gpt2")
+        with record(twin) as rec, torch.no_grad():
+            entered.set()
+            left.wait(20)
+            twin(**inputs)
+        found.append(rec.attention)
+
+    thread = threading.Thread(target=other)
+    with record(model) as rec, torch.no_grad():
+        thread.start()
+        entered.wait(20)
+        model(**inputs)
+    left.set()
+    thread.join()
+    assert torch.equal(found[0][1, 2].weights(), rec.attention[1, 2].weights())
+    assert interface_methods() == lookups
+
+
+def test_a_mask_that_is_written_in_place_is_read_again() -> None:
+    model, inputs = make("bert")
+    n = inputs["input_ids"].shape[1]
+    mask = torch.zeros(1, 1, n, n)
+    with record(model) as rec, torch.no_grad():
+        model(**inputs, attention_mask=mask)
+        mask[..., :3] = torch.finfo(torch.float32).min
+        model(**inputs, attention_mask=mask)
+    assert all(a.check.ok for a in rec.attentions)  # type: ignore[union-attr]
+    assert rec.attentions[0][0, 0].weights()[:, :3].any()
+    assert not rec.attentions[1][0, 0].weights()[:, :3].any()
+
+
+def test_a_call_that_cannot_be_recorded_lets_the_model_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = make("gpt2")
+    from attnwidget.capture import Recorder
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("no room")
+
+    with record(model) as rec, torch.no_grad():
+        expected = model(**inputs).logits
+        monkeypatch.setattr(Recorder, "_compare", fail)
+        assert torch.equal(model(**inputs).logits, expected)
+    assert "could not be recorded (RuntimeError: no room)" in rec.attention.notes[0]
+
+
+def test_modules_that_act_on_train_and_eval_are_not_told() -> None:
+    told: list[bool] = []
+
+    class Merging(Handmade):
+        def train(self, mode: bool = True) -> Any:
+            told.append(mode)
+            return super().train(mode)
+
+    model = Merging()
+    told.clear()
+    capture(model, torch.randn(1, 6, 16))
+    assert not told
+    assert model.training
+
+
+def test_the_tokenizer_is_as_it_was() -> None:
+    model, tokenizer = minilm()
+    tokenizer.backend_tokenizer.enable_truncation(7)
+    capture(model, "word " * 600, tokenizer, truncate=True)
+    assert tokenizer.backend_tokenizer.truncation["max_length"] == 7
+
+
+def test_one_token_of_a_decoder_is_still_a_decoder() -> None:
+    model, _ = make("gpt2")
+    assert capture(model, {"input_ids": torch.tensor([[7]])}).parts == ("decoder",)
 
 
 def test_every_step_of_a_generation_is_one_attention() -> None:

@@ -295,7 +295,7 @@ def test_every_request_has_one_outcome(in_a_loop: bool, monkeypatch: pytest.Monk
 
 
 async def settled(widget: AttentionWidget) -> None:
-    while widget._expecting_turn or widget._waiting:
+    while widget._loop is not None or widget._waiting:
         await asyncio.sleep(0)
 
 
@@ -400,3 +400,23 @@ def test_a_closed_widget_stops_working(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_selection_knows_nothing_of_hosts() -> None:
     assert not hasattr(Selection(plain()), "comm")
+
+
+def test_requests_whose_event_loop_ended_are_answered_in_the_next_one() -> None:
+    """JupyterLab's subshells have loops of their own, which end with the page."""
+    widget = AttentionWidget(plain())
+
+    async def ask(name: int) -> None:
+        comm_of(widget).ask(request(name))
+        await settled(widget)
+
+    loop = asyncio.new_event_loop()
+    turns: list[Any] = []
+    loop.call_soon = lambda *call, **_: turns.append(call)  # type: ignore[assignment, method-assign]  # never comes
+    asyncio._set_running_loop(loop)
+    comm_of(widget).ask(request(1))
+    asyncio._set_running_loop(None)
+    loop.close()
+    assert turns
+    asyncio.run(ask(2))
+    assert comm_of(widget).outcomes() == {1: ["block"], 2: ["block"]}
