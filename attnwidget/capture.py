@@ -343,7 +343,7 @@ def _listening_in(recorder: Recorder) -> Iterator[None]:
             with contextlib.ExitStack() as stack:
                 if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
                     # Compiled code calls neither the interface nor torch functions: meanwhile it runs uncompiled.
-                    stack.enter_context(torch.compiler.set_stance("force_eager"))  # type: ignore[no-untyped-call]  # torch\'s
+                    stack.enter_context(torch.compiler.set_stance("force_eager"))
                 for patched in _interface():
                     stack.enter_context(patched)
                 _patches.push(stack.pop_all())
