@@ -70,7 +70,9 @@ function focusing(state: State, tiles: Tiles, signal: AbortSignal): Focusing {
     try {
       const rows = await Promise.all(wanted.queries.map((i) => tiles.row(selection, i, own)));
       const column = wanted.key === null ? null : await tiles.column(selection, wanted.key, own);
-      if (!own.aborted) tell({ ...wanted, rows, row: summed(rows), column });
+      // A pooled map knows what leaves a step of rows; what leaves these very rows is what they lack.
+      const leak = wanted.leak > 0 ? rows.reduce((sum, row) => sum + Math.max(0, 1 - row.reduce((mass, p) => (p > 0 ? mass + p : mass), 0)), 0) : 0;
+      if (!own.aborted) tell({ ...wanted, rows, row: summed(rows), column, leak });
     } catch (error) {
       if (!own.aborted) tell({ ...wanted, error: error instanceof Error ? error.message : String(error) });
     }

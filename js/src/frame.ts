@@ -222,7 +222,8 @@ class Frame {
   #notesOf(): void {
     const { check, notes } = this.#tiles.meta;
     if (check !== null) {
-      const line = check.ok ? element("p", { class: "attn-quiet", title: check.text }, "✓ checked against the model") : element("p", { class: "attn-warning", role: "alert" }, check.text);
+      const seal = check.rows > 0 ? "✓ checked against the model" : check.text;
+      const line = check.ok ? element("p", { class: "attn-quiet", title: check.text }, seal) : element("p", { class: "attn-warning", role: "alert" }, check.text);
       this.#notes.append(line);
     }
     for (const note of notes) this.#notes.append(element("p", { class: "attn-quiet" }, note));
