@@ -606,11 +606,6 @@ export function summary(map: WeightMap): Summary | null {
   return { distance: sum.distance / rows, effective: sum.effective / rows, first: sum.first / rows, sampled: count < map.nq };
 }
 
-/** Weights as multiples of what an even spread over `allowed` keys would give: p · allowed. Codes and NaN stay. */
-export function relativeToUniform(cells: Float32Array, allowed: number): Float32Array {
-  return cells.map((cell) => (cell > 0 ? cell * allowed : cell));
-}
-
 // ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 function checkTile(map: WeightMap, r0: number, r1: number, c0: number, c1: number): void {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import type { WeightMap } from "../src/math.ts";
-import { binStart, cellsOf, MASKED, overview, PADDED, relativeToUniform, strongest, summary, weightMap } from "../src/math.ts";
+import { binStart, cellsOf, MASKED, overview, PADDED, strongest, summary, weightMap } from "../src/math.ts";
 import type { Head } from "./fixtures.ts";
 import { block, f32, f32s, gaussian, head, i16, i32, u8, weights } from "./fixtures.ts";
 
@@ -406,8 +406,4 @@ describe("the summary of a map", () => {
     expect(summary(weightMap(weights([["padded"]])))).toBeNull();
     expect(summary(weightMap(head({ nq: 0, nk: 0 }).block))).toBeNull();
   });
-});
-
-it("weights relative to uniform are 1 where the spread is even, and codes stay", () => {
-  expect([...relativeToUniform(Float32Array.from([0.25, 0.5, 0, MASKED, PADDED, NaN]), 4)]).toEqual([1, 2, 0, MASKED, PADDED, NaN]);
 });

@@ -29,14 +29,12 @@ ids = torch.randint(50257, (1, {n}))
 """
 OURS = """\
 from attnwidget import AttentionWidget, capture
-
 model = GPT2LMHeadModel(GPT2Config()).eval()
 attention = capture(model, {"input_ids": ids})
 del model"""
 THEIRS = """\
 from IPython.display import HTML
 from bertviz import head_view, model_view
-
 tokens = [str(i) for i in ids[0].tolist()]
 model = GPT2LMHeadModel(GPT2Config(attn_implementation="eager")).eval()
 with torch.no_grad():

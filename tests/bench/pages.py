@@ -103,10 +103,10 @@ def hover_rows(where: str, n: int, ours: dict[str, Any], theirs: dict[str, Any] 
     limit = 0.033 if n == 512 else None
     yield row("hover to paint, median", lambda seen: median(seen["painted"]), limit)
     yield row("hover to paint, 95 of 100", lambda seen: sorted(seen["painted"])[int(0.95 * len(seen["painted"]))])
-    yield row("hover to presented frame, median", lambda seen: median(seen["presented"]))
-    yield row("script for one hover", lambda seen: seen["script"])
-    yield row("style and layout for one hover", lambda seen: seen["layout"])
-    yield row("all of the page's thread for one hover", lambda seen: seen["task"])
+    yield row("to the presented frame, median", lambda seen: median(seen["presented"]))
+    yield row("script in each", lambda seen: seen["script"])
+    yield row("style and layout in each", lambda seen: seen["layout"])
+    yield row("page's thread in each", lambda seen: seen["task"])
 
 
 if __name__ == "__main__":

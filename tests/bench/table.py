@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 HEADINGS = ("", "n", "attnwidget", "compared with", "", "ratio", "to reach", "")
-WIDTHS = (52, 4, 10, 28, 14, 6, 9, 3)
+WIDTHS = (48, 4, 10, 28, 14, 6, 9, 3)
 
 
 @dataclass(frozen=True)
