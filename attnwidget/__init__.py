@@ -5,12 +5,17 @@
 
 The building, from the ground up; a file imports only from the floors below its own.
 
-    0  nouns    tokens.py      one axis: labels, character spans, special tokens, image grids
+    0  nouns    vocabulary.py  what a tokenizer's entries say: pieces of text, and where they stand in it
+                tokens.py      one axis: labels, character spans, special tokens, image grids
                 masks.py       which keys a query may see, and what is added to its scores, as rules
                 attention.py   Attention and its maps: exact rows, tiles and weights, computed when somebody looks
+                inputs.py      what a model is given: texts as tensors, and what of them tells the axes
                 parts.py       where the calls of a run belong, and what stands along their axes
                 blocks.py      numbers as bytes that both languages read
-    1  verbs    capture.py     a model's run → Attention, checked against what the model itself computed
+    1  verbs    listen.py      hears every attention call of a running model, and changes none
+                capture.py     a model's run → Attention, checked against what the model itself computed
+                generation.py  a text the model writes itself, replayed exactly
+                measures.py    one number per head
                 wire.py        what the browser is told: bundle(attention), answer(attention, request)
     2  acting   widget.py      AttentionWidget: synced traits and one message handler
     3  made of  show.py        from a text to the picture, in one call
@@ -32,19 +37,25 @@ if TYPE_CHECKING:
     from .attention import Attention
     from .capture import capture, record
     from .export import to_html
-    from .show import show
+    from .generation import capture_generation
+    from .show import show, show_generation
     from .widget import AttentionWidget
 
 __version__ = "0.1.0"
-__all__ = ["Attention", "AttentionWidget", "__version__", "capture", "record", "show", "tiny", "to_html"]
+__all__ = [
+    "Attention", "AttentionWidget", "__version__", "capture", "capture_generation", "record", "show", "show_generation",
+    "tiny", "to_html",
+]  # fmt: skip
 
 # Where each public name lives. Nothing of it is loaded before it is asked for: torch alone takes a second.
 _HOMES = {
     "Attention": "attention",
     "AttentionWidget": "widget",
     "capture": "capture",
+    "capture_generation": "generation",
     "record": "capture",
     "show": "show",
+    "show_generation": "show",
     "to_html": "export",
 }
 

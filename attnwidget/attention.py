@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .masks import Bias, Mask, row_blocks
-from .tokens import Tokens
+from .tokens import Tokens, numbered
 
 Reduce: TypeAlias = Literal["mean", "max", "min"]
 REDUCTIONS: tuple[Reduce, ...] = ("mean", "max", "min")
@@ -54,6 +54,7 @@ class Layer:
         softcap: bound c of c · tanh(s / c), or None.
         sink: logits that take weight without being a key, [batch or 1, head, query or 1]; rows then sum to less than 1.
         weights: [batch, head, query, key] in place of q and k.
+        absent: why there is no attention at this place of the model, or none that was kept; such a layer has no heads.
     """
 
     name: str
@@ -66,11 +67,17 @@ class Layer:
     bias: Bias | None = None
     sink: Tensor | None = None
     weights: Tensor | None = None
+    absent: str | None = None
     _norms: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if (self.weights is None) == (self.q is None or self.k is None):
             raise ValueError("A layer holds either q and k, or weights.")
+
+    @classmethod
+    def gap(cls, name: str, absent: str, queries: int, keys: int) -> Layer:
+        """A place in the model without attention: it keeps the numbers of the layers after it the model's own."""
+        return cls(name, Mask.full(queries, keys), weights=torch.empty(1, 0, queries, keys), absent=absent)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -174,6 +181,8 @@ class Check:
         rows: number of rows compared (0: there was nothing to compare with).
         tolerance: what rounding in the model's own precision explains.
         text: the result in a sentence.
+        stored: the precision in which Q and K, or weights, are kept: "float32", "bfloat16" …
+        effect: largest |p of what is kept − p of what the model had| over the sampled rows; 0 without ``dtype=``.
     """
 
     ok: bool
@@ -181,6 +190,8 @@ class Check:
     rows: int
     tolerance: float
     text: str
+    stored: str = ""
+    effect: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +225,7 @@ class Part:
 
     @property
     def is_causal(self) -> bool:
-        return all(layer.mask.is_causal for layer in self.layers)
+        return all(layer.mask.is_causal for layer in self.layers if layer.heads)
 
 
 class Attention:
@@ -241,8 +252,9 @@ class Attention:
         check: Check | None = None,
         notes: Sequence[str] = (),
         sample: int = 0,
+        noun: str = "sample",
     ) -> None:
-        if not parts or not all(part.layers for part in parts):
+        if not parts or not all(part.layers and part.heads for part in parts):
             raise ValueError("An Attention needs at least one part with at least one layer.")
         self._parts = {part.name: part for part in parts}
         if len(self._parts) != len(parts):
@@ -251,6 +263,7 @@ class Attention:
         self.check = check
         self.notes = tuple(notes)
         self.sample = sample
+        self.noun = noun  # what one sample is: "text", "image", "window" or "sample"
 
     # ── making one from what people have ──
 
@@ -411,7 +424,7 @@ class Attention:
             else part
             for part in self._parts.values()
         ]
-        return Attention(shown, model=self.model, check=self.check, notes=self.notes, sample=at)
+        return Attention(shown, model=self.model, check=self.check, notes=self.notes, sample=at, noun=self.noun)
 
     def __repr__(self) -> str:
         parts = ", ".join(
@@ -434,12 +447,17 @@ class Map:
             raise ValueError(f"reduce is {reduce!r}; it must be one of {', '.join(REDUCTIONS)}.")
         self.part, self.reduce = part, reduce
         self.layer = _index(layer, len(part.layers), "layer", part.name)
+        if self.layer is not None and part.layers[self.layer].absent:
+            there = ", ".join(str(i) for i, one in enumerate(part.layers) if one.heads)
+            raise IndexError(
+                f"Layer {self.layer} of {part.name} has no map ({part.layers[self.layer].absent}). There are {there}."
+            )
         bound = part.heads if self.layer is None else part.layers[self.layer].heads
         self.head = _index(head, bound, "head", part.name if self.layer is None else f"{part.name}, layer {self.layer}")
         self.sample = attention.sample
         chosen = part.layers if self.layer is None else (part.layers[self.layer],)
         # Layers may differ in their number of heads: head 9 reduced over layers is taken over those that have it.
-        self._layers = tuple(one for one in chosen if self.head is None or self.head < one.heads)
+        self._layers = tuple(one for one in chosen if one.heads > (self.head or 0))
 
     @property
     def queries(self) -> Tokens:
@@ -484,6 +502,28 @@ class Map:
         for rows in self._pieces(torch.arange(self.shape[0])):
             yield rows, self._rows(rows)
 
+    def grouped(self, by: str | tuple[Sequence[int], Sequence[int]]) -> GroupedMap:
+        """The map between groups of tokens: weights summed over the keys of a group, averaged over its queries.
+
+        Args:
+            by: "word", "sentence" or "segment"; or the group of each query and of each key, −1 for one by itself.
+
+        Raises:
+            ValueError: no such grouping; neither axis has a text; not one group a token.
+        """
+        if isinstance(by, str):
+            if by not in ("word", "sentence", "segment"):
+                raise ValueError(f"by is {by!r}; it must be word, sentence, segment or a pair of group numbers.")
+            found = [axis.groups(by) for axis in (self.queries, self.keys)]
+            if found[0] is None and found[1] is None:
+                raise ValueError(
+                    f"There is no text to find a {by} in. Capture with the tokenizer, or pass the groups: "
+                    "grouped((of_each_query, of_each_key))."
+                )
+            sizes = zip(found, self.shape, strict=True)
+            by = tuple((-1,) * size if groups is None else groups for groups, size in sizes)  # type: ignore[assignment]
+        return GroupedMap(self, *by)
+
     def allowed(self, rows: Tensor) -> Tensor:
         """bool [row, key]: where attending is allowed in at least one of the maps behind this one."""
         found: Tensor | None = None
@@ -499,6 +539,14 @@ class Map:
         """bool [key], True where a key is padding in every layer."""
         kept = [layer.mask.keep[self.sample % len(layer.mask.keep)] for layer in self._layers]
         return ~torch.stack(kept).any(0)
+
+    def _seeing(self, rows: Tensor, block: Tensor) -> Tensor:
+        """bool [row]: which rows, of weights ``block``, may attend to anything."""
+        seeing = self.allowed(rows).any(-1)
+        if self.reduce != "min" and all(layer.weights is not None for layer in self._layers):
+            # Stored weights have no padding but rows of zeros; the least of several heads may be that elsewhere.
+            seeing &= (block != 0).any(-1)
+        return seeing
 
     def _pieces(self, rows: Tensor) -> Iterator[Tensor]:
         return row_blocks(rows, self.shape[1] * (1 if self.head is not None else self.part.heads))
@@ -520,6 +568,78 @@ class Map:
         where = f"layer {'*' if self.layer is None else self.layer}, head {'*' if self.head is None else self.head}"
         how = "" if self.single is not None else f", {self.reduce}"
         return f"<Map {self.part.name}, {where}{how}: {self.shape[0]} × {self.shape[1]}>"
+
+
+class GroupedMap:
+    """A map between groups of tokens, [query group, key group], computed from a :class:`Map` when somebody looks.
+
+    What a group of queries attends to is the mean over its tokens, and what a group of keys receives is the sum
+    (Clark et al. 2019, section 4.1), so that rows sum to what they summed to: one, or less where they leak. Queries
+    that may attend to nothing, which is padding, do not count unless a group has no others.
+
+    >>> import torch
+    >>> map = Attention.from_weights(torch.eye(3), tokens=["un", "able", "."])[0, 0]
+    >>> map.grouped(([0, 0, 1], [0, 0, 1])).weights()
+    tensor([[1., 0.],
+            [0., 1.]])
+
+    Attributes:
+        map: the map of the single tokens.
+        queries, keys: its axes, whose tokens are the groups. shape: (number of query groups, number of key groups).
+    """
+
+    def __init__(self, map: Map, of_query: Sequence[int], of_key: Sequence[int]) -> None:
+        self.map = map
+        self.queries, self.keys = map.queries.grouped(of_query), map.keys.grouped(of_key)
+        self._of_query = torch.tensor(numbered(of_query, map.shape[0]))
+        self._of_key = torch.tensor(numbered(of_key, map.shape[1]))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.queries), len(self.keys)
+
+    def row(self, query: int) -> Tensor:
+        """What group ``query`` attends to: float32 [key group]."""
+        return self._rows(torch.tensor([_index(query, self.shape[0], "query group", self.map.part.name)]))[0]
+
+    def column(self, key: int) -> Tensor:
+        """How much each group attends to group ``key``: float32 [query group]."""
+        at = _index(key, self.shape[1], "key group", self.map.part.name)
+        return torch.cat([block[:, at] for _, block in self.blocks()])
+
+    def tile(self, rows: Any, cols: Any) -> Tensor:
+        """float32 [row, col] for slices, index lists or tensors of group numbers."""
+        at = _positions(rows, self.shape[0], "rows"), _positions(cols, self.shape[1], "cols")
+        blocks = [self._rows(some)[:, at[1]] for some in row_blocks(at[0], self.shape[1])]
+        return torch.cat(blocks) if blocks else torch.empty(0, len(at[1]))
+
+    def weights(self) -> Tensor:
+        """The whole map: float32 [query group, key group]. The map of the tokens is never there as a whole."""
+        return torch.cat([block for _, block in self.blocks()])
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The whole map in pieces that fit: pairs of group numbers [row] and weights [row, key group]."""
+        for rows in row_blocks(torch.arange(self.shape[0]), self.shape[1]):
+            yield rows, self._rows(rows)
+
+    def _rows(self, groups: Tensor) -> Tensor:
+        wanted, back = groups.unique(return_inverse=True)
+        at = torch.full((self.shape[0],), -1)
+        at[wanted] = torch.arange(len(wanted))
+        total = torch.zeros(len(wanted), self.shape[1], dtype=torch.float64)
+        counted = torch.zeros(len(wanted), 1, dtype=torch.float64)
+        for rows in self.map._pieces((at[self._of_query] >= 0).nonzero()[:, 0]):
+            block = self.map._rows(rows)
+            seeing = self.map._seeing(rows, block)
+            merged = torch.zeros(len(rows), self.shape[1], dtype=torch.float64)
+            merged.scatter_add_(1, self._of_key.expand(len(rows), -1), block.double())
+            into = at[self._of_query[rows]][seeing]
+            total.index_add_(0, into, merged[seeing])
+            counted.index_add_(0, into, torch.ones(len(into), 1, dtype=torch.float64))
+        return (total / counted.clamp(min=1))[back].float()
+
+    def __repr__(self) -> str:
+        return f"<{self.map!r} in {self.shape[0]} × {self.shape[1]} groups>"
 
 
 # ── reading what the caller brought ───────────────────────────────────────────────────────────────────────────────────

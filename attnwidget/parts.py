@@ -3,105 +3,171 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .attention import Layer, Part
+from .inputs import Inputs, Text, is_encoder_decoder
+from .masks import Mask
 from .tokens import Tokens
 
 _CROSS = ("cross", "encoder_attn", "encdec", "multihead_attn")
-_TITLES = {
+ROLES = {
     "decoder": "decoder self-attention",
     "encoder": "encoder self-attention",
     "cross": "cross-attention, decoder to encoder",
     "vision": "image self-attention",
     "audio": "audio self-attention",
 }
+# What the modules are called that stand where attention does in the other layers of a hybrid.
+_MIXERS = ("mamba", "mixer", "ssm", "recurrent", "delta", "conv", "linear_attn", "rwkv", "lru", "lstm")
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What of a run's inputs tells what stands along its axes. Nothing else of them is kept.
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """One captured call and its place in the model.
 
     Attributes:
-        read, decoded: ids [batch, token] of the encoder's or only text, and of the decoder's.
-        pixels: shape of the image [batch, channel, height, width].
-        batch: number of texts or images.
+        number: of its layer, as the model counts: its place in ``stack``, or the how many-eth call it was.
+        stack: the list of modules that the layer is in; empty where that is not clear.
+        block: qualified name of the module in that list.
+        piece: 0 for the first call in one run of the module.
     """
 
-    read: Tensor | None = None
-    decoded: Tensor | None = None
-    pixels: tuple[int, ...] | None = None
-    batch: int = 1
+    layer: Layer
+    number: int
+    stack: Sequence[nn.Module] = ()
+    block: str = ""
+    piece: int = 0
 
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Inputs:
-        """From the arguments of the model's forward."""
 
-        def ids(name: str) -> Tensor | None:
-            value = given.get(name)
-            whole = isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point()
-            return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) and whole else None
+def place_of(name: str) -> str:
+    """The name without its numbers: calls from the same place are layers of one part."""
+    return re.sub(r"\d+", "*", name)
 
-        pixels = given.get("pixel_values")
-        first = next((value for value in given.values() if isinstance(value, Tensor) and value.dim()), None)
-        return cls(
-            read=ids("input_ids"),
-            decoded=ids("decoder_input_ids"),
-            pixels=tuple(pixels.shape) if isinstance(pixels, Tensor) else None,
-            batch=1 if first is None else max(1, len(first)),
-        )
+
+def slot_of(model: nn.Module, name: str, block: str, count: int) -> tuple[Sequence[nn.Module], int]:
+    """The list of layers a call belongs to, and its number there.
+
+    Where names have several numbers (stages of blocks, groups of shared layers) or none, the calls are counted.
+    """
+    if not block or place_of(name).count("*") != 1:
+        return (), count
+    stack, _, number = block.rpartition(".")
+    found = model.get_submodule(stack)
+    return (tuple(found), int(number)) if isinstance(found, nn.ModuleList) else ((), count)
+
+
+def role_of(model: nn.Module, name: str, shape: Sequence[int], mask: Mask | None) -> str:
+    """One of :data:`ROLES`, from the call's place in the model and from its mask."""
+    lowered = place_of(name).lower()
+    if any(word in lowered for word in _CROSS):
+        return "cross"
+    words = "decoder" in lowered or "text" in lowered
+    if "vision" in lowered or "visual" in lowered or (_main_input(model) == "pixel_values" and not words):
+        return "vision"
+    if "audio" in lowered:
+        return "audio"
+    if is_encoder_decoder(model) or isinstance(model, nn.Transformer):
+        return "decoder" if "decoder" in lowered else "encoder"
+    if _main_input(model) in ("input_features", "input_values"):
+        return "audio"
+    if shape[2] == 1:
+        # One query sees no later key in any model: here only the module can tell.
+        return "decoder" if getattr(_module(model, name), "is_causal", False) else "encoder"
+    return "decoder" if mask is not None and mask.is_causal else "encoder"
 
 
 def parts_of(
     model: nn.Module,
-    layers: Sequence[Layer],
+    kept: Sequence[Kept],
     inputs: Inputs,
     tokenizer: Any = None,
-    spans: tuple[list[int], str, list[tuple[int, int]]] | None = None,
+    texts: Sequence[Text] = (),
+    generated: Tensor | None = None,
+    dropped: Collection[str] = (),
 ) -> list[Part]:
-    """Calls that share their module's place and their axes become one part, in the order in which they ran."""
-    groups: dict[tuple[Any, ...], list[Layer]] = {}
-    for layer in layers:
-        place = re.sub(r"\d+", "*", layer.name)
-        groups.setdefault((place, layer.shape[0], *layer.shape[2:]), []).append(layer)
-    axes = _Axes(model, inputs, tokenizer, spans)
-    parts: dict[str, Part] = {}
-    for (place, batch, *_), members in groups.items():
-        role = _role(model, place, members[0])
-        name, count = role, 2
-        while name in parts:
+    """Calls that share their module's place and their axes become one part, in the order in which they ran.
+
+    Args:
+        model: that ran.
+        kept: its calls.
+        inputs: what went in.
+        tokenizer: reads ids.
+        texts: those of the inputs, as they were cut.
+        generated: bool [batch, token], the tokens that the model wrote itself.
+        dropped: names of modules that were heard and not wanted.
+    """
+    groups: dict[tuple[Any, ...], list[Kept]] = {}
+    for one in kept:
+        key = place_of(one.layer.name), one.piece, one.layer.shape[0], *one.layer.shape[2:]
+        groups.setdefault(key, []).append(one)
+    named: dict[str, list[Kept]] = {}
+    titles = {}
+    for members in groups.values():
+        first = members[0].layer
+        role = name = role_of(model, first.name, first.shape, first.mask)
+        count = 2
+        while name in named:
             name, count = f"{role} {count}", count + 1
-        title = name.replace(role, _TITLES[role], 1)
-        each = tuple(axes.of(role, members[0], sample) for sample in range(min(batch, axes.samples)))
-        parts[name] = Part(name, tuple(members), *each[0], title=title, axes=each)
-    return list(parts.values())
+        named[name], titles[name] = members, name.replace(role, ROLES[role], 1)
+    axes = _Axes(model, inputs, tokenizer, texts, generated)
+    parts = []
+    for name, members in named.items():
+        each = axes.of(name.split()[0], members[0].layer)
+        layers = tuple(_layers(members, named, dropped))
+        parts.append(Part(name, layers, *each[0], title=titles[name], axes=each))
+    # Of a model that reads a text and an image, the text comes first; axes were made in the order in which it all ran.
+    reads = inputs.read is not None
+    return sorted(parts, key=lambda part: reads and part.name.split()[0] in ("vision", "audio"))
 
 
-def _role(model: nn.Module, place: str, layer: Layer) -> str:
-    lowered = place.lower()
-    if any(word in lowered for word in _CROSS):
-        return "cross"
-    words = "decoder" in lowered or "text" in lowered
-    if "vision" in lowered or "visual" in lowered or (_takes_pixels(model) and not words):
-        return "vision"
-    if "audio" in lowered:
-        return "audio"
-    both = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-    if both or isinstance(model, nn.Transformer):
-        return "decoder" if "decoder" in lowered else "encoder"
-    if layer.shape[2] == 1:
-        # One query sees no later key in any model: here only the module can tell.
-        return "decoder" if getattr(_module(model, layer.name), "is_causal", False) else "encoder"
-    return "decoder" if layer.mask.is_causal else "encoder"
+def noun_of(parts: Sequence[Part], inputs: Inputs) -> str:
+    """What one sample of the batch is."""
+    if max(layer.shape[0] for part in parts for layer in part.layers) > inputs.batch:
+        return "window" if inputs.pixels is not None else "sample"
+    return "text" if inputs.read is not None or inputs.decoded is not None else "image" if inputs.pixels else "sample"
 
 
-def _takes_pixels(model: nn.Module) -> bool:
-    return getattr(model, "main_input_name", "") == "pixel_values"
+def _layers(members: Sequence[Kept], named: dict[str, list[Kept]], dropped: Collection[str]) -> Iterable[Layer]:
+    """The layers of a part at their numbers, and between them those without attention."""
+    at = {one.number: one for one in members}
+    if len(at) < len(members):
+        # One module that is called again and again: each call is a layer.
+        return [one.layer for one in members]
+    first = members[0]
+    _, _, queries, keys = first.layer.shape
+
+    def gap(number: int) -> Layer:
+        block = f"{first.block.rpartition('.')[0]}.{number}".removeprefix(".")
+
+        def inside(name: str) -> bool:
+            return bool(first.stack) and f"{name}.".startswith(f"{block}.")
+
+        elsewhere = next((name for name, those in named.items() if any(inside(one.layer.name) for one in those)), None)
+        if elsewhere is not None:
+            return Layer.gap(block, f"its map has another size: see part {elsewhere}", queries, keys)
+        if not first.stack or any(map(inside, dropped)):
+            return Layer.gap(block, "not kept", queries, keys)
+        return Layer.gap(block, f"{_mixer(first.stack[number])}: no attention seen", queries, keys)
+
+    return [at[n].layer if n in at else gap(n) for n in range(len(first.stack) or max(at) + 1)]
+
+
+def _mixer(block: nn.Module) -> str:
+    """The class that stands in a block where attention does in others; the block's own where that is not clear."""
+    for name, child in block.named_children():
+        if any(word in f"{name} {type(child).__name__}".lower() for word in _MIXERS):
+            return type(child).__name__
+    return type(block).__name__
+
+
+def _main_input(model: nn.Module) -> str:
+    return str(getattr(model, "main_input_name", ""))
 
 
 def _module(model: nn.Module, name: str) -> nn.Module | None:
@@ -112,56 +178,103 @@ def _module(model: nn.Module, name: str) -> nn.Module | None:
 
 
 class _Axes:
-    """Labels for the axes, as far as the inputs of the run tell."""
+    """What stands along the axes, as far as the inputs of the run tell."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        inputs: Inputs,
-        tokenizer: Any,
-        spans: tuple[list[int], str, list[tuple[int, int]]] | None,
+        self, model: nn.Module, inputs: Inputs, tokenizer: Any, texts: Sequence[Text], generated: Tensor | None
     ) -> None:
-        self.model, self.inputs, self.tokenizer, self.spans = model, inputs, tokenizer, spans
+        self.model, self.inputs, self.tokenizer, self.generated = model, inputs, tokenizer, generated
+        self.texts = {text.ids: text for text in texts}
+        self.config = getattr(model, "config", None)
         self.read, self.decoded = inputs.read, None
-        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        if is_encoder_decoder(model):
             self.decoded = inputs.decoded
             if self.decoded is None and self.read is not None:
                 self.decoded = self._shifted(self.read)
-        self.samples = 1 if self.read is None else len(self.read)
+        self.known: dict[int, Tokens] = {}  # by length: axes of images and sounds, to which a text may attend
 
-    def of(self, role: str, layer: Layer, sample: int) -> tuple[Tokens, Tokens]:
-        """Axes of the queries and of the keys for one text of the batch."""
-        _, _, queries, keys = layer.shape
-        if role == "vision":
-            return self._patches(queries), self._patches(keys)
+    def of(self, role: str, layer: Layer) -> tuple[tuple[Tokens, Tokens], ...]:
+        """The pairs of axes, queries and keys, of each text of the batch; one pair where they do not differ."""
+        batch, _, queries, keys = layer.shape
+        if role in ("vision", "audio") or (role == "encoder" and self.read is None):
+            along = self._seen(batch, queries)
+            if role != "audio" or along.kind == "frame":
+                self.known[queries] = along
+            return ((along, along if queries == keys else self._seen(batch, keys)),)
         decodes = self.decoded is not None and role in ("decoder", "cross")
-        along_queries = self._tokens(self.decoded if decodes else self.read, queries, sample)
-        if role != "cross" and queries == keys:
-            return along_queries, along_queries
-        return along_queries, self._tokens(self.decoded if decodes and role != "cross" else self.read, keys, sample)
+        asking = self.decoded if decodes else self.read
+        asked = self.decoded if decodes and role != "cross" else self.read
+        samples = max(1 if ids is None else len(ids) for ids in (asking, asked))
+        pairs = []
+        for sample in range(min(batch, samples)):
+            along = self._tokens(asking, queries, sample)
+            same = role != "cross" and queries == keys
+            pairs.append((along, along if same else self._tokens(asked, keys, sample)))
+        return tuple(pairs)
 
     def _tokens(self, ids: Tensor | None, size: int, sample: int) -> Tokens:
         if ids is None or ids.shape[1] != size:
-            return Tokens.positions(size)
-        row = ids[sample % len(ids)].tolist()
+            return self.known.get(size) or Tokens.positions(size)
+        at = sample % len(ids)
+        row = tuple(ids[at].tolist())
+        marks: dict[str, Any] = {}
+        if self.generated is not None and self.generated.shape == ids.shape:
+            marks["generated"] = tuple(self.generated[at].tolist())
+        image = self._image_token()
         if self.tokenizer is None:
-            return Tokens(labels=tuple(map(str, row)), ids=tuple(row))
-        if self.spans is not None and self.spans[0] == row:
-            return Tokens.of(self.tokenizer, row, *self.spans[1:])
-        return Tokens.of(self.tokenizer, row)
+            seen = tuple(i == image for i in row)
+            return Tokens(labels=tuple(map(str, row)), ids=row, image=seen, **marks)
+        text = self.texts.get(row)
+        types = self.inputs.segments
+        if text is not None:
+            segments = text.segments
+        else:
+            told = types is not None and types.shape == ids.shape and bool(types.any())
+            segments = tuple(types[at].tolist()) if told and types is not None else None
+        cut = (text.text, text.spans) if text is not None else (None, None)
+        grid = self._grid_of(row.count(image)) if image is not None else None
+        images = () if image is None else (image,)
+        return replace(Tokens.of(self.tokenizer, row, *cut, segments=segments, image_ids=images, grid=grid), **marks)
+
+    def _image_token(self) -> int | None:
+        names = ("image_token_id", "image_token_index")
+        return next((n for n in (getattr(self.config, name, None) for name in names) if isinstance(n, int)), None)
+
+    def _grid_of(self, count: int) -> tuple[int, int] | None:
+        """The grid that ``count`` placeholders of an image form: that of its patches, or of blocks of them joined."""
+        for rows, columns in (axis.grid for axis in self.known.values() if axis.grid):
+            for side in (1, 2, 3, 4):
+                if rows % side == columns % side == 0 and rows * columns == count * side**2:
+                    return rows // side, columns // side
+        return None
 
     def _shifted(self, ids: Tensor) -> Tensor | None:
         """BART reads its own input moved by one where it is given nothing to decode."""
-        start = getattr(self.model.config, "decoder_start_token_id", None)
+        start = getattr(self.config, "decoder_start_token_id", None)
         return None if start is None else torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
 
-    def _patches(self, size: int) -> Tokens:
-        pixels = self.inputs.pixels
-        config = getattr(self.model, "config", None)
-        patch_size = getattr(config, "patch_size", None)
-        if pixels is not None and len(pixels) == 4 and isinstance(patch_size, int):
-            rows, columns = pixels[2] // patch_size, pixels[3] // patch_size
+    def _seen(self, batch: int, size: int) -> Tokens:
+        """An axis of patches, of windows of patches, or of sound."""
+        pixels, seconds = self.inputs.pixels, self.inputs.seconds
+        if seconds is not None:
+            return Tokens.frames(size, seconds / size)
+        if pixels is None or len(pixels) != 4:
+            return Tokens.positions(size)
+        if batch > pixels[0] and batch % pixels[0] == 0:
+            side = round(size**0.5)
+            return Tokens.window(side, side) if side * side == size else Tokens.positions(size)
+        registers = int(getattr(self.config, "num_register_tokens", 0) or 0)
+        for rows, columns in self._grids(*pixels[2:]):
             before = size - rows * columns
-            if 0 <= before <= 16:
-                return Tokens.patches(rows, columns, before)
+            if 0 <= before <= max(5, registers + 1):
+                return Tokens.patches(rows, columns, before, registers=min(registers, max(0, before - 1)))
         return Tokens.positions(size)
+
+    def _grids(self, height: int, width: int) -> Iterable[tuple[int, int]]:
+        """Ways to cut the image into square patches: the configuration's own first, then coarser ones of pyramids."""
+        stated = getattr(self.config, "patch_size", None) or getattr(
+            getattr(self.config, "vision_config", None), "patch_size", None
+        )
+        sides = [stated] if isinstance(stated, int) else []
+        sides += [side for side in range(1, min(height, width) + 1) if height % side == width % side == 0]
+        return ((height // side, width // side) for side in sides)

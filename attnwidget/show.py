@@ -7,6 +7,7 @@ from typing import Any
 
 from .attention import Attention
 from .capture import capture
+from .generation import capture_generation
 from .widget import NAMES, AttentionWidget
 
 
@@ -55,3 +56,13 @@ def _refuse_unknown(options: dict[str, Any], model: Any) -> None:
     if unknown:
         known = ", ".join([*of_capture, "budget", *NAMES])
         raise TypeError(f"There is no option {', '.join(unknown)}. There are {known}, and the model's own.")
+
+
+def show_generation(prompt: Any, model: Any = None, tokenizer: Any = None, **options: Any) -> AttentionWidget:
+    """Let a model write and show what it attends to."""
+    of_widget = {name: options.pop(name) for name in ("budget", *NAMES) if name in options}
+    if model is None:
+        from . import tiny
+
+        model, tokenizer = tiny.decoder()
+    return AttentionWidget(capture_generation(model, prompt, tokenizer, **options), **of_widget)

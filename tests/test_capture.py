@@ -591,3 +591,135 @@ def test_lower_precision_is_kept_as_it_is_and_checked_within_its_rounding() -> N
     assert attention.check is not None
     assert attention.check.ok
     assert attention[0, 0].weights().dtype == torch.float32
+
+
+# ── where calls belong ──
+
+
+def hybrid(family: str) -> nn.Module:
+    import transformers as t
+
+    size: dict[str, Any] = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    if family == "jamba":
+        mamba = {"mamba_d_state": 4, "mamba_dt_rank": 4, "attn_layer_period": 4, "attn_layer_offset": 2}
+        config: Any = t.JambaConfig(**size, **mamba, num_hidden_layers=8, num_key_value_heads=2, num_experts=2)
+        return t.JambaForCausalLM(config).eval()
+    kinds = ["mamba", "hybrid"] * 3
+    mamba = {"mamba_d_state": 4, "n_mamba_heads": 4, "mamba_ngroups": 1, "num_mem_blocks": 2}
+    config = t.Zamba2Config(**size, **mamba, num_hidden_layers=6, num_key_value_heads=4, layers_block_type=kinds)
+    return t.Zamba2ForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize(("family", "with_attention"), [("jamba", [2, 6]), ("zamba2", [1, 3, 5])])
+def test_layers_without_attention_keep_the_numbers_of_the_others(family: str, with_attention: list[int]) -> None:
+    """Zamba-2 has two attention modules that six layers share: the number is that of the layer that is running."""
+    ids = torch.randint(5, VOCABULARY, (1, 9), generator=torch.Generator().manual_seed(1))
+    attention = capture(hybrid(family), {"input_ids": ids})
+    layers = attention.part().layers
+    assert [i for i, layer in enumerate(layers) if layer.heads] == with_attention
+    assert "Mixer: no attention seen" in str(layers[0].absent)
+    assert attention[with_attention[0], 0].shape == (9, 9)
+    assert torch.isfinite(attention[None, None].weights()).all()
+    with pytest.raises(IndexError, match=rf"Layer 0 .*has no map .*There are {with_attention[0]}, "):
+        attention[0, 0]
+
+
+def test_several_images_packed_into_one_run_are_pieces_of_one_layer() -> None:
+    """Qwen2-VL's image tower attends once for each image in every layer. Oracle: the tower run on each image alone."""
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+
+    torch.manual_seed(0)
+    tower: Any = Qwen2VisionTransformerPretrainedModel(
+        Qwen2VLVisionConfig(depth=2, embed_dim=32, hidden_size=32, num_heads=4, mlp_ratio=1, patch_size=4)
+    ).eval()
+    grids = torch.tensor([[1, 4, 4], [1, 2, 6]])
+    pixels = torch.randn(28, 3 * 2 * 4 * 4)
+    both = capture(tower, {"hidden_states": pixels, "grid_thw": grids})
+    assert [both[name, 1, 0].shape for name in both.parts] == [(16, 16), (12, 12)]
+    for name, grid, some in zip(both.parts, grids, pixels.split([16, 12]), strict=True):
+        alone = capture(tower, {"hidden_states": some, "grid_thw": grid[None]})
+        assert float((both[name, 1, 3].weights() - alone[1, 3].weights()).abs().max()) <= 1e-6
+
+
+def test_two_images_of_one_size_are_two_parts_and_not_four_layers() -> None:
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VisionTransformerPretrainedModel
+
+    config = Qwen2VLVisionConfig(depth=2, embed_dim=32, hidden_size=32, num_heads=4, mlp_ratio=1, patch_size=4)
+    tower: Any = Qwen2VisionTransformerPretrainedModel(config).eval()
+    inputs = {"hidden_states": torch.randn(32, 96), "grid_thw": torch.tensor([[1, 4, 4], [1, 4, 4]])}
+    attention = capture(tower, inputs)
+    assert [len(attention.part(name).layers) for name in attention.parts] == [2, 2]
+
+
+def test_a_layer_that_is_run_again_and_again_is_a_layer_each_time() -> None:
+    import transformers as t
+
+    size = {"hidden_size": 32, "embedding_size": 16, "intermediate_size": 32, "num_attention_heads": 4}
+    model: Any = t.AlbertModel(t.AlbertConfig(vocab_size=VOCABULARY, num_hidden_layers=3, **size)).eval()
+    inputs = {"input_ids": torch.randint(5, VOCABULARY, (1, 7))}
+    attention = capture(model, inputs)
+    assert len(attention.part().layers) == 3
+    assert largest_difference(attention, eager_weights(model, inputs)) <= 1e-5
+
+
+def test_chosen_layers_and_parts_are_kept_under_their_own_numbers() -> None:
+    model, inputs = make("bart")
+    whole = capture(model, inputs)
+    some = capture(model, inputs, parts=["cross", "decoder"], layers=[-1])
+    assert some.parts == ("decoder", "cross")
+    assert [layer.absent for layer in some.part("cross").layers] == ["not kept", None]
+    assert torch.equal(some["cross", 1, 2].weights(), whole["cross", 1, 2].weights())
+    assert some.nbytes < whole.nbytes / 2
+
+
+# ── softmaxes ──
+
+
+@pytest.mark.parametrize("way", ["exp", "exp_twice", "softmax", "bmm", "dots"])
+def test_every_spelling_of_the_formula_is_read(way: str) -> None:
+    """Oracle: softmax(Q Kᵀ / √d), written out here."""
+
+    class Spelled(nn.Module):
+        def forward(self, q: torch.Tensor) -> torch.Tensor:
+            scores = q @ q.mT / q.shape[-1] ** 0.5
+            if way == "exp":
+                weights = (scores - scores.amax(-1, keepdim=True)).exp()
+                weights = weights / weights.sum(dim=-1, keepdim=True)
+            elif way == "exp_twice":
+                weights = torch.div(torch.exp(scores), torch.exp(scores).sum(-1, keepdim=True))
+            else:
+                weights = scores.softmax(-1)
+            if way == "bmm":
+                return torch.bmm(weights.flatten(0, 1), q.flatten(0, 1))
+            if way == "dots":
+                return torch.einsum("...qk,...kd->...qd", weights, q)
+            return weights @ q
+
+    q = torch.randn(1, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    attention = capture(Spelled(), q)
+    expected = (q[0, 1] @ q[0, 1].T / 2).softmax(-1)
+    assert attention[0, 1].shape == (5, 5)
+    assert torch.allclose(attention[0, 1].weights(), expected, atol=1e-6)
+
+
+def test_softmaxes_are_checked_against_the_product_they_go_into() -> None:
+    torch.manual_seed(0)
+    attention = capture(Handmade().eval(), torch.randn(2, 6, 16))
+    assert attention.check is not None
+    assert (attention.check.ok, attention.check.rows) == (True, 6)
+    assert attention.check.max_error <= 1e-6
+
+
+def test_an_ordinary_division_by_a_sum_is_no_attention() -> None:
+    class Normalised(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gate = x.exp()
+            return (gate / gate.sum(0, keepdim=True)) @ x.mT
+
+    with pytest.raises(NoAttentionError):
+        capture(Normalised(), torch.randn(5, 5))
