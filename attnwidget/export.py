@@ -86,7 +86,7 @@ def to_html(
 
 def page(selection: Selection, budget: int, title: str | None = None) -> str:
     """The text of the page that opens with ``selection``."""
-    attention = selection.attention
+    attention = selection.attention.select(selection.sample)
     first = (selection.part, selection.layer, selection.head, selection.reduce)
     bundle = wire.bundle(attention, budget=budget, first=[first], standalone=True)
     meta = wire.unpack(bundle).meta

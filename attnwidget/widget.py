@@ -42,12 +42,14 @@ class Selection(t.HasTraits):
     Where another part or layer is chosen that lacks the selected head or token, that head or token is let go.
     """
 
+    sample = Index(0, help="which text or image of the batch").tag(sync=True)
     part = t.Unicode(help="name of the part: attention.parts lists them").tag(sync=True)
     layer = Index(None, allow_none=True, help="None: reduced over layers").tag(sync=True)
     head = Index(None, allow_none=True, help="None: reduced over heads").tag(sync=True)
     reduce = t.Enum(REDUCTIONS, "mean", help="how layers or heads are reduced").tag(sync=True)
     query = Index(None, allow_none=True, help="the token in focus").tag(sync=True)
     pinned = t.List(Index(), help="query tokens that stay; their rows add up").tag(sync=True)
+    step = Index(None, allow_none=True, help="generated token number 1, 2 … in the making; None: all").tag(sync=True)
     view = t.Enum(("arcs", "heatmap"), "arcs", help="how the map is drawn").tag(sync=True)
     scale = t.Enum(("linear", "sqrt", "log", "uniform"), "sqrt", help="from weights to colours").tag(sync=True)
     threshold = t.Float(0.9, help="share of each row's weight that the drawn edges carry").tag(sync=True)
@@ -63,7 +65,7 @@ class Selection(t.HasTraits):
         if unknown:
             raise TypeError(f"There is no option {', '.join(sorted(unknown))}. There are budget, {', '.join(NAMES)}.")
         self._attention = attention
-        super().__init__(**{"part": attention.parts[0], **traits})
+        super().__init__(**{"part": attention.parts[0], "sample": attention.sample, **traits})
 
     @property
     def attention(self) -> Attention:
@@ -73,19 +75,20 @@ class Selection(t.HasTraits):
     @property
     def map(self) -> Map:
         """The selected map: its numbers."""
-        return self._attention.map(self.layer, self.head, part=self.part, reduce=self.reduce)
+        shown = self._attention.select(self.sample)
+        return shown.map(self.layer, self.head, part=self.part, reduce=self.reduce)
 
     @property
     def state(self) -> dict[str, Any]:
         """All of the above by name."""
         return {name: getattr(self, name) for name in NAMES}
 
-    @t.observe("part", "layer")
+    @t.observe("sample", "part", "layer")
     def _let_go(self, _: object) -> None:
         for name, value in _existing(self._attention, self.state).items():
             setattr(self, name, value)
 
-    @t.validate("part", "layer", "head", "query", "pinned", "threshold")
+    @t.validate("sample", "part", "layer", "head", "query", "pinned", "step", "threshold")
     def _known(self, proposal: Mapping[str, Any]) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
         if name == "threshold":
@@ -103,8 +106,18 @@ class Selection(t.HasTraits):
     def _within(self, what: str, value: int) -> int:
         part = self._attention.part(self.part)
         size, where = len(part.queries), self.part
-        if what == "layer":
+        if what == "step":
+            steps = self._attention.select(self._within("sample", self.sample)).part(self.part).queries.steps
+            if not 1 <= value <= steps:
+                has = f"has {steps} generated tokens" if steps else "has no generated tokens"
+                raise t.TraitError(f"There is no step {value}: {where} {has}. None shows all there is.")
+            return value
+        if what == "sample":
+            size, where = self._attention.samples, "this attention"
+        elif what == "layer":
             size = len(part.layers)
+            if -size <= value < size and part.layers[value].absent:
+                raise t.TraitError(f"layer is {value}, which has no map ({part.layers[value].absent}).")
         elif what == "head":
             layer = None if self.layer is None else self._within("layer", self.layer)
             size, where = _heads(part, layer), where if layer is None else f"layer {layer} of {where}"
@@ -124,12 +137,16 @@ def _heads(part: Part, layer: int | None) -> int:
 def _existing(attention: Attention, state: Mapping[str, Any]) -> dict[str, Any]:
     """What is left of a selection in an attention that may lack parts of it."""
     name = state["part"] if state["part"] in attention.parts else attention.parts[0]
-    part, layer = attention.part(name), state["layer"]
-    layer = layer if layer is not None and layer < len(part.layers) else None
+    sample = state["sample"] if state["sample"] < attention.samples else attention.sample
+    part, layer = attention.select(sample).part(name), state["layer"]
+    layer = layer if layer is not None and layer < len(part.layers) and not part.layers[layer].absent else None
     head = state["head"] if state["head"] is not None and state["head"] < _heads(part, layer) else None
     query = state["query"] if state["query"] is not None and state["query"] < len(part.queries) else None
     pinned = [one for one in state["pinned"] if one < len(part.queries)]
-    return {"part": name, "layer": layer, "head": head, "query": query, "pinned": pinned}
+    step = state["step"] if state["step"] is not None and state["step"] <= part.queries.steps else None
+    return {
+        "sample": sample, "part": name, "layer": layer, "head": head, "query": query, "pinned": pinned, "step": step,
+    }  # fmt: skip
 
 
 def _id(request: Any) -> Any:
@@ -198,7 +215,13 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
 
     def _pack(self, attention: Attention, state: Mapping[str, Any]) -> bytes:
         first = (state["part"], state["layer"], state["head"], state["reduce"])
-        return wire.bundle(attention, budget=self._budget, first=[first])
+        return wire.bundle(attention.select(state["sample"]), budget=self._budget, first=[first])
+
+    @t.observe("sample")
+    def _show_sample(self, _: object) -> None:
+        """Send what the browser cannot have of another text: it looks for it in the bundle first."""
+        if self._bundle and self.sample not in wire.samples_of(self._bundle):
+            self._bundle = self._pack(self._attention, self.state)
 
     # ── what the browser asks ──
     #

@@ -217,6 +217,8 @@ def thumbs(attention: Attention, part: Part, side: int = _SIDES[0]) -> tuple[dic
         least = torch.full_like(total, torch.inf)
         anywhere = torch.full((heads, len(at), cols), PADDED)
         for index, layer in enumerate(part.layers):
+            if not layer.heads:
+                continue
             sample, h = attention.sample % layer.shape[0], layer.heads
             allowed = layer.mask.allowed(sample, chosen)
             floor = pool(ground(allowed, ~layer.mask.keep[sample % len(layer.mask.keep)]), width, col_bins)
@@ -269,7 +271,7 @@ def bundle(
     """What must survive without a kernel: thumbnails of every head, and as many whole maps as fit.
 
     Args:
-        attention: all of it.
+        attention: all of it. The sample in view comes first, the others as whole bundles inside this one.
         budget: bytes. Thumbnails get smaller to keep within it, down to 8 × 8 cells, and are there in any case.
         first: the maps that go in before all others.
         standalone: there will be no kernel to ask for the rest. Then the maps in ``first`` are pooled where they would
@@ -277,6 +279,47 @@ def bundle(
     """
     if not (isinstance(budget, Real) and budget > 0):
         raise ValueError(f"budget is {budget!r}; it must be a number of bytes above 0.")
+    others = _others(attention, budget, standalone)
+    share = budget if not others else budget // (len(others) + 1) if standalone else budget // 2
+    meta, arrays = _one_bundle(attention, share, first, standalone)
+    for other in others:
+        left = (budget - share) // len(others)
+        arrays[f"sample/{other}"] = np.frombuffer(
+            pack("bundle", *_one_bundle(attention.select(other), left, first, standalone), compress=False), np.uint8
+        )
+    if standalone and len(others) < attention.samples - 1:
+        meta["notes"].append(
+            f"{len(others) + 1} of {attention.samples} {attention.noun}s are stored; raise budget= for more."
+        )
+    return pack("bundle", meta, arrays, compress=False)
+
+
+_LEAST_SHARE = 24_000  # bytes, of one sample: thumbnails and a head or two
+_MOST_SAMPLES_WORK = 1 << 27  # weights behind the thumbnails of all samples, where there is a kernel to ask: 1 s
+
+
+def samples_of(bundle: bytes) -> set[int]:
+    """The samples that a bundle holds."""
+    block = unpack(bundle)
+    inside = {int(name.removeprefix("sample/")) for name in block.arrays if name.startswith("sample/")}
+    return inside | {block.meta["samples"]["at"]}
+
+
+def _others(attention: Attention, budget: int, standalone: bool) -> list[int]:
+    """The samples, besides the one in view, that have room in a bundle."""
+    parts = [attention.part(name) for name in attention.parts]
+    work = sum(len(part.layers) * part.heads * len(part.queries) * len(part.keys) for part in parts)
+    room = (
+        int(budget // _LEAST_SHARE) if standalone else int(min(budget // 2 // _LEAST_SHARE, _MOST_SAMPLES_WORK // work))
+    )
+    following = [(attention.sample + step) % attention.samples for step in range(1, attention.samples)]
+    return following[: max(0, room - 1)]
+
+
+def _one_bundle(
+    attention: Attention, budget: int, first: Sequence[Selection], standalone: bool
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What a bundle says of the sample in view, and its blocks."""
     parts = [attention.part(name) for name in attention.parts]
     meta = _meta(attention, parts)
     shelf = _Shelf(budget - len(pack("bundle", meta, {})) - 256)  # for the note, and the sizes of thumbnails
@@ -302,7 +345,7 @@ def bundle(
         held = len(heads & shelf.arrays.keys() - pooled)
         if held < len(heads):
             meta["notes"].append(f"{held} of {len(heads)} heads are stored exactly; raise budget= for more.")
-    return pack("bundle", meta, shelf.arrays, compress=False)
+    return meta, shelf.arrays
 
 
 class _Shelf:
@@ -344,7 +387,8 @@ def _means(attention: Attention, part: Part, left: int) -> list[Map]:
     layers, heads, size = len(part.layers), part.heads, len(part.queries) * len(part.keys)
     if (layers + heads + 1) * size * 2 > left // 3 or layers * heads * size > 1 << 23:
         return []
-    which = [(None, None), *((layer, None) for layer in range(layers)), *((None, head) for head in range(heads))]
+    there = [layer for layer, one in enumerate(part.layers) if one.heads]
+    which = [(None, None), *((layer, None) for layer in there), *((None, head) for head in range(heads))]
     return [attention.map(*one, part=part.name) for one in which]
 
 
@@ -358,6 +402,7 @@ def _meta(attention: Attention, parts: Sequence[Part]) -> dict[str, Any]:
         "title": attention.model or "Attention",
         "model": attention.model,
         "versions": versions(),
+        "samples": {"count": attention.samples, "at": attention.sample, "noun": attention.noun},
         "axes": [_axis_meta(axis) for axis in axes],
         "parts": [_part_meta(part, axes) for part in parts],
         "check": None if check is None else {
@@ -376,19 +421,31 @@ def _part_meta(part: Part, axes: Sequence[Tokens]) -> dict[str, Any]:
         "keys": axes.index(part.keys),
         "causal": part.is_causal,
         "layers": [
-            {"name": one.name, "heads": one.heads, "kv_heads": one.kv_heads, "window": one.mask.window}
+            {
+                "name": one.name, "heads": one.heads, "kv_heads": one.kv_heads, "window": one.mask.window,
+                "absent": one.absent,
+            }
             for one in part.layers
         ],
-    }
+    }  # fmt: skip
 
 
 def _axis_meta(axis: Tokens, longest: int = 10_000) -> dict[str, Any]:
+    def marked(flags: Sequence[bool]) -> list[int]:
+        return [i for i, flag in enumerate(flags) if flag]
+
     return {
         "kind": axis.kind,
         "labels": [label[:longest] for label in axis.labels],
         "raw": [entry[:longest] for entry in axis.raw],
-        "special": [i for i, special in enumerate(axis.special) if special],
-        "grid": None if axis.grid is None else list(axis.grid),
+        "special": marked(axis.special),
+        "punctuation": marked(axis.punctuation),
+        "generated": marked(axis.generated),
+        "image": marked(axis.image),
+        "segments": axis.segments,
+        "words": axis.words(),
+        "sentences": axis.sentences(),
+        "grid": axis.grid,
     }
 
 
@@ -409,7 +466,7 @@ def answer(attention: Attention, request: Any) -> tuple[dict[str, Any], list[byt
 
     Args:
         attention: what is asked about.
-        request: {"id", "want": "map" | "row" | "column", "part", "layer", "head", "reduce", "index", "exact"}.
+        request: {"id", "want": "map" | "row" | "column", "sample", "part", "layer", "head", "reduce", "index", "exact"}.
 
     Returns:
         {"type": "block", "id", "chunks": number of pieces} and the pieces, or {"type": "error", "id", "message": words}
@@ -445,6 +502,7 @@ def _answer(attention: Attention, request: Mapping[str, Any]) -> bytes:
     if type(exact) is not bool or not isinstance(part, str):
         raise WireError(f"part is {part!r} and exact is {exact!r}; they must be a name, and true or false.")
     layer, head = (None if request.get(name) is None else _whole_number(request, name) for name in ("layer", "head"))
+    attention = attention.select(_whole_number(request, "sample") if "sample" in request else attention.sample)
     view = attention.map(layer, head, part=part, reduce=request.get("reduce", "mean"))
     if want == "map":
         return map_block(view, exact)

@@ -12,14 +12,24 @@ const BUDGET = 100_000; // bytes of each bundle, minified
 const watch = process.argv.includes("--watch");
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 
+// What the style sheet says most often, each as one character that it has no other use for.
+const SHORT = { "?": "attn-", "$": "var(--" };
+
 /** `import css from "./widget.css"` gives the minified style sheet as text. */
 const cssAsText = {
   name: "css-as-text",
   setup({ onLoad }) {
     onLoad({ filter: /\.css$/ }, async ({ path }) => {
       const source = await readFile(path, "utf8");
-      const { code } = watch ? { code: source } : await transform(source, { loader: "css", minify: true });
-      return { contents: code.trim(), loader: "text", watchFiles: [path] };
+      if (watch) return { contents: source, loader: "text", watchFiles: [path] };
+      const { code } = await transform(source, { loader: "css", minify: true });
+      let [text, unpack] = [code.trim(), ""];
+      for (const [sign, words] of Object.entries(SHORT)) {
+        if (text.includes(sign)) throw new Error(`The style sheet uses “${sign}”, which build.mjs needs.`);
+        text = text.replaceAll(words, sign);
+        unpack += `.replaceAll(${JSON.stringify(sign)}, ${JSON.stringify(words)})`;
+      }
+      return { contents: `export default ${JSON.stringify(text)}${unpack}`, loader: "js" };
     });
   },
 };
@@ -33,6 +43,7 @@ const bundles = [
   format,
   bundle: true,
   minify: !watch,
+  inject: watch ? [] : [here("short.mjs")],
   sourcemap: watch ? "inline" : false,
   target: "es2022",
   charset: "utf8",

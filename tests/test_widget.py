@@ -94,6 +94,22 @@ def two_parts() -> Attention:
     return Attention([Part("deep", deep, nine, nine), Part("flat", flat, four, four)])
 
 
+def batch(samples: int = 3, n: int = 5) -> Attention:
+    """Several texts of n tokens, of which the last two of text 1 and the last three of text 2 were generated."""
+    weights = torch.rand(samples, 2, n, n, generator=torch.Generator().manual_seed(1))
+    layers = tuple(Layer(f"d.{i}", Mask.full(n, n), weights=weights / weights.sum(-1, keepdim=True)) for i in (0, 2))
+    gap = Layer.gap("d.1", "MambaMixer: no attention seen", n, n)
+    axes = tuple(
+        (axis, axis)
+        for s in range(samples)
+        for axis in [
+            Tokens(labels=tuple(f"{s}{i}" for i in range(n)), generated=(False,) * (n - s - 1) + (True,) * (s + 1))
+        ]
+    )
+    part = Part("decoder", (layers[0], gap, layers[1]), *axes[0], axes=axes)
+    return Attention([part, Part("flat", (layers[0],), *axes[0])], noun="text")
+
+
 # ── traits ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -102,12 +118,67 @@ def test_it_opens_with_the_mean_of_all_heads_and_everything_the_browser_needs() 
     opened = comm_of(widget).opened
     state = opened["data"]["state"]
     assert {name: state[name] for name in NAMES} == {
-        "part": "attention", "layer": None, "head": None, "reduce": "mean", "query": None, "pinned": [],
-        "view": "arcs", "scale": "sqrt", "threshold": 0.9, "theme": "auto",
+        "sample": 0, "part": "attention", "layer": None, "head": None, "reduce": "mean", "query": None, "pinned": [],
+        "step": None, "view": "arcs", "scale": "sqrt", "threshold": 0.9, "theme": "auto",
     }  # fmt: skip
     assert opened["data"]["buffer_paths"] == [["_bundle"]]
     assert wire.unpack(opened["buffers"][0]).kind == "bundle"
     assert comm_of(widget).sent == []
+
+
+def test_another_sample_of_the_batch_is_a_trait_away() -> None:
+    attention = batch()
+    widget = AttentionWidget(attention, layer=0, head=1)
+    assert torch.equal(widget.map.row(2), attention.part().layers[0].weights[0, 1, 2])
+    widget.sample = 2
+    assert torch.equal(widget.map.row(2), attention.part().layers[0].weights[2, 1, 2])
+    assert widget.map.queries.labels[0] == "20"
+    assert AttentionWidget(attention.select(1)).sample == 1
+    with pytest.raises(TraitError, match=r"sample is 3; in this attention it must be from 0 to 2\."):
+        widget.sample = 3
+
+
+def test_the_bundle_is_packed_anew_only_for_a_sample_that_it_does_not_hold() -> None:
+    widget = AttentionWidget(batch())
+    sent = widget._bundle
+    assert wire.samples_of(sent) == {0, 1, 2}
+    widget.sample = 1
+    assert widget._bundle is sent
+    narrow = AttentionWidget(batch(), budget=30_000)
+    assert wire.samples_of(narrow._bundle) == {0}
+    narrow.sample = 1
+    assert wire.samples_of(narrow._bundle) == {1}
+    assert wire.unpack(narrow._bundle).meta["axes"][0]["labels"][0] == "10"
+
+
+def test_a_request_is_answered_for_the_sample_it_names() -> None:
+    attention = batch()
+    view = AttentionWidget(attention)
+    comm_of(view).ask(request(1, layer=2, sample=2, want="row", index=3, exact=True, part="decoder"))
+    [(content, buffers)] = comm_of(view).replies
+    assert content["type"] == "block"
+    found = wire.unpack(bytes(buffers[0])).arrays["exact"][0]
+    np.testing.assert_array_equal(found, attention.part().layers[2].weights[2, 0, 3])
+
+
+def test_a_step_is_that_of_a_generated_token_of_the_sample() -> None:
+    widget = AttentionWidget(batch(), sample=1, step=2)
+    with pytest.raises(TraitError, match="There is no step 3: decoder has 2 generated tokens"):
+        widget.step = 3
+    with pytest.raises(TraitError, match="There is no step 0"):
+        widget.step = 0
+    widget.sample = 0
+    assert widget.step is None, "text 0 has one generated token only"
+    widget.step = 1
+    with pytest.raises(TraitError, match="has no generated tokens"):
+        AttentionWidget(plain(), step=1)
+
+
+def test_a_layer_without_attention_cannot_be_selected() -> None:
+    widget = AttentionWidget(batch(), layer=0)
+    with pytest.raises(TraitError, match=r"layer is 1, which has no map \(MambaMixer: no attention seen\)"):
+        widget.layer = 1
+    assert widget.layer == 0
 
 
 @pytest.mark.parametrize(

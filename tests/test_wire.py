@@ -706,16 +706,53 @@ def test_a_bundle_describes_parts_axes_and_check() -> None:
     assert (meta["title"], meta["model"], meta["notes"]) == ("Two", "Two", ["a note"])
     assert meta["check"] == {"ok": False, "max_error": None, "rows": 6, "text": "words"}
     assert len(meta["axes"]) == 2, "the words stand on three axes and are sent once"
-    assert meta["axes"][0] | {"labels": 0} == {
-        "kind": "token", "labels": 0, "raw": ["a", "\ud800", "c"], "special": [], "grid": None,
+    nothing = {"generated": [], "image": [], "segments": None, "words": None, "sentences": None, "grid": None}
+    assert meta["axes"][0] | {"labels": 0} == nothing | {
+        "kind": "token", "labels": 0, "raw": ["a", "\ud800", "c"], "special": [], "punctuation": [],
     }  # fmt: skip
+    assert meta["samples"] == {"count": 1, "at": 0, "noun": "sample"}
     assert (meta["axes"][1]["special"], meta["axes"][1]["grid"]) == ([0], [2, 2])
     text, cross = meta["parts"]
     assert (text["queries"], text["keys"], text["causal"], text["title"]) == (0, 0, True, "text")
-    assert text["layers"] == [{"name": "t.0", "heads": 2, "kv_heads": 2, "window": 2}]
+    assert text["layers"] == [{"name": "t.0", "heads": 2, "kv_heads": 2, "window": 2, "absent": None}]
     assert (cross["queries"], cross["keys"], cross["causal"], cross["title"]) == (0, 1, False, "looks")
     assert cross["thumb"] == {"rows": 3, "cols": 5, "sampled": False}
     assert meta["versions"].keys() >= {"attnwidget", "torch"}
+
+
+def test_a_batch_is_a_bundle_with_a_bundle_for_each_other_text() -> None:
+    """Oracle: the exact rows that Python computes of the other text."""
+    attention = make.hybrid_batch(np.random.default_rng(5))
+    packed = unpack(wire.bundle(attention, budget=200_000))
+    assert packed.meta["samples"] == {"count": 2, "at": 0, "noun": "text"}
+    assert packed.meta["axes"][0]["generated"] == [6, 7, 8]
+    inner = unpack(packed.arrays["sample/1"].tobytes())
+    assert inner.meta["samples"]["at"] == 1
+    assert inner.meta["axes"][0]["generated"] == [6, 7]
+    block = unpack(inner.arrays["map/decoder/2/1"].tobytes())
+    assert block.kind == "weights"
+    codes = block.arrays["hi"].astype(int) * 256 + block.arrays["lo"]
+    row = attention.select(1)["decoder", 2, 1].row(8)
+    seen = row > 0
+    np.testing.assert_allclose((codes[8][seen] / 65000) ** 2 * block.meta["vmax"], row[seen], atol=1e-3)
+    alone = unpack(wire.bundle(attention, budget=20_000, standalone=True))
+    assert alone.meta["notes"][-1].startswith("1 of 2 texts are stored")
+
+
+def test_a_layer_without_attention_is_a_row_of_nothing() -> None:
+    attention = make.hybrid_batch(np.random.default_rng(5))
+    info, block = wire.thumbs(attention, attention.part())
+    heads = unpack(block).arrays["heads"]
+    assert (heads[1] > 250).all(), "no cell of it holds a weight"
+    meta = unpack(wire.bundle(attention)).meta
+    assert [(one["heads"], one["absent"]) for one in meta["parts"][0]["layers"]] == [
+        (2, None), (0, "MambaMixer: no attention seen"), (2, None),
+    ]  # fmt: skip
+    reply, _ = wire.answer(
+        attention, {"id": 1, "want": "map", "part": "decoder", "layer": 1, "head": 0, "reduce": "mean"}
+    )
+    assert reply["type"] == "error"
+    assert "Layer 1 of decoder has no map (MambaMixer: no attention seen). There are 0, 2." in reply["message"]
 
 
 def test_a_token_of_a_million_characters_does_not_fill_the_bundle() -> None:

@@ -66,6 +66,40 @@ export function segmented<T>(name: string, pick: (value: T) => void): Segmented<
   };
 }
 
+export interface Stepper {
+  el: HTMLElement;
+  show(at: number, count: number): void;
+}
+
+/** One of many by its number, with a step back and a step on: "text ‹ 2 of 8 ›". */
+export function stepper(noun: string, pick: (at: number) => void): Stepper {
+  const step = (name: string, sign: string): HTMLButtonElement =>
+    element("button", { type: "button", "aria-label": `${name} ${noun}`, title: `${name} ${noun}`, "data-keep": name }, sign);
+  const [back, on, place] = [step("previous", "‹"), step("next", "›"), element("span", { "aria-live": "polite" })];
+  const el = element("div", { role: "group", "aria-label": noun, class: "attn-control attn-stepper" }, noun, element("div", { class: "attn-segmented" }, back, place, on));
+  let [now, most] = [0, 0];
+  const go = (to: number | null): void => {
+    if (to !== null && to !== now && to >= 0 && to < most) pick(to);
+  };
+  back.addEventListener("click", () => { go(now - 1); });
+  on.addEventListener("click", () => { go(now + 1); });
+  el.addEventListener("keydown", (event) => {
+    const to = stepped(event.key, now, most);
+    if (to === null) return;
+    event.preventDefault();
+    go(to);
+  });
+  return {
+    el,
+    show(at, count) {
+      [now, most] = [at, count];
+      place.textContent = `${thousands(at + 1)} of ${thousands(count)}`;
+      back.ariaDisabled = String(at === 0); // a button that is disabled would lose the keyboard
+      on.ariaDisabled = String(at === count - 1);
+    },
+  };
+}
+
 /** Where a key leads from place `at` of `count`; `null` for keys that lead nowhere. */
 export function stepped(key: string, at: number, count: number, wraps = false): number | null {
   if (count === 0) return null;
@@ -112,9 +146,9 @@ const REDUCED = { mean: "mean of", max: "largest of", min: "smallest of" } as co
 export function selectionText({ layer, head, reduce }: Omit<Selection, "part">, part: PartInfo): string {
   const over = REDUCED[reduce];
   if (layer !== null && head !== null) return `Layer ${layer} · head ${head}`;
-  if (layer !== null) return `Layer ${layer} · ${over} ${counted(part.layers.at(layer)?.heads ?? 0, "head")}`;
+  const heads = layer === null ? part.layers.reduce((sum, one) => sum + one.heads, 0) : (part.layers.at(layer)?.heads ?? 0);
+  if (layer !== null) return heads === 0 ? `Layer ${layer}` : `Layer ${layer} · ${over} ${counted(heads, "head")}`;
   if (head !== null) return `Head ${head} · ${over} ${counted(part.layers.filter(({ heads }) => heads > head).length, "layer")}`;
-  const heads = part.layers.reduce((sum, one) => sum + one.heads, 0);
   const all = `${over} ${heads > 1 ? "all " : ""}${counted(heads, "head")}`;
   return all.charAt(0).toUpperCase() + all.slice(1);
 }
@@ -162,6 +196,8 @@ export interface Spoken {
   keys: Names;
   /** Maps that hold the largest or smallest of several heads do not share out a row. */
   bound: "" | "at most " | "at least ";
+  /** The token that was produced at the query. */
+  produced?: number;
 }
 
 export const boundOf = ({ layer, head, reduce }: Selection): Spoken["bound"] =>
@@ -183,10 +219,14 @@ function mentioned(cells: Float32Array): Mentioned {
   return { indices: named, rest: left.reduce((sum, j) => sum + cells[j], rest), restCount: restCount + left.length };
 }
 
-/** “it” routes 0.62 of its weight to “animal”, 0.14 to “street”, 0.11 to “The”, 0.13 to 9 others. */
-export function rowSentence(queries: readonly number[], row: Float32Array, leak: number, { queries: from, keys, bound }: Spoken): Piece[] {
+/**
+ * “it” routes 0.62 of its weight to “animal”, 0.14 to “street”, 0.11 to “The”, 0.13 to 9 others.
+ * “sat” was produced at “cat”, which routes 0.31 of its weight to “The”, 0.69 to 2 others.
+ */
+export function rowSentence(queries: readonly number[], row: Float32Array, leak: number, { queries: from, keys, bound, produced }: Spoken): Piece[] {
   const several = queries.length > 1;
-  const subject = several ? [words(`${counted(queries.length, "pinned token")} together`)] : from.of(queries[0]);
+  const one = produced === undefined ? from.of(queries[0]) : [...from.of(produced), words(" was produced at "), ...from.of(queries[0]), words(", which")];
+  const subject = several ? [words(`${counted(queries.length, "pinned token")} together`)] : one;
   if (row.some(Number.isNaN)) return [...subject, words(several ? " have" : " has"), words(" weights that are not numbers (NaN).")];
   const { indices, rest, restCount } = mentioned(row);
   if (indices.length === 0) return [...subject, words(several ? " have no weights on any key." : emptyRow(row, leak))];

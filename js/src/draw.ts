@@ -3,6 +3,7 @@
 import { MASKED, PADDED } from "./math.ts";
 import type { Lut, Palette, Scale } from "./theme.ts";
 import { css, level, pixel } from "./theme.ts";
+import { atEnd, listen } from "./until.ts";
 
 /** Sizes `canvas` for the screen's pixels and clears it; the context is in CSS pixels. */
 export function fit(canvas: HTMLCanvasElement, width: number, height: number): CanvasRenderingContext2D {
@@ -26,7 +27,7 @@ export const pixelRatio = (): number => Math.min(3, Math.max(1, window.devicePix
 /** `draw`, at most once per frame however often it is asked for, and not after `signal` aborts. */
 export function perFrame(draw: () => void, signal: AbortSignal): () => void {
   let asked = 0;
-  signal.addEventListener("abort", () => { cancelAnimationFrame(asked); }, { once: true });
+  atEnd(signal, () => { cancelAnimationFrame(asked); });
   return () => {
     if (asked !== 0 || signal.aborted) return;
     asked = requestAnimationFrame(() => {
@@ -45,13 +46,13 @@ export function watchWidth(element: HTMLElement, changed: (width: number) => voi
     known = now;
     changed(width);
   }, signal);
-  window.addEventListener("resize", tell, { signal });
+  listen(window, { resize: tell }, signal);
   const observer = new ResizeObserver((entries) => {
     width = Math.floor(entries[entries.length - 1].contentRect.width);
     tell();
   });
   observer.observe(element);
-  signal.addEventListener("abort", () => { observer.disconnect(); }, { once: true });
+  atEnd(signal, () => { observer.disconnect(); });
 }
 
 // ── cells ───────────────────────────────────────────────────────────────────────────────────────────────────────────

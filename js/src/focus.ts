@@ -5,9 +5,11 @@
  */
 
 import { MASKED, PADDED } from "./math.ts";
-import type { Hover, Shown, State, ViewContext } from "./state.ts";
-import { focusedQuery, shown } from "./state.ts";
+import type { Hover, Moment, Shown, State, ViewContext } from "./state.ts";
+import { focusedQuery, momentOf, shown } from "./state.ts";
 import type { Tiles } from "./tiles.ts";
+import { atEnd } from "./until.ts";
+import type { Axis, BundleMeta } from "./wire.ts";
 
 export interface Focus {
   /** Queries whose rows are added up: the one under the pointer, else the pinned ones. */
@@ -21,11 +23,13 @@ export interface Focus {
   column: Float32Array | null;
   /** What the rows together give to no key. */
   leak: number;
+  /** The token that is being produced, if one is. What comes after it is never in focus. */
+  moment: Moment | null;
   /** Why a row or column cannot be shown. */
   error: string | null;
 }
 
-const NOTHING: Focus = { queries: [], key: null, rows: [], row: null, column: null, leak: 0, error: null };
+const NOTHING: Focus = { queries: [], key: null, rows: [], row: null, column: null, leak: 0, moment: null, error: null };
 
 export interface Focusing {
   readonly current: Focus;
@@ -40,7 +44,7 @@ export function focusOf({ state, tiles, signal }: Pick<ViewContext, "state" | "t
   if (existing !== undefined) return existing;
   const made = focusing(state, tiles, signal);
   known.set(state, made);
-  signal.addEventListener("abort", () => known.delete(state), { once: true });
+  atEnd(signal, () => known.delete(state));
   return made;
 }
 
@@ -57,11 +61,13 @@ function focusing(state: State, tiles: Tiles, signal: AbortSignal): Focusing {
     fetching.abort();
     const at = shown(state);
     if (at === null) return tell(NOTHING);
-    const { queries, key } = chosen(state, at);
+    const { queries: asking, keys: asked } = axesOf(tiles.meta, at.selection.part);
+    const moment = momentOf(state, asking);
+    const { queries, key } = chosen(state, at, moment, asking === asked);
     const rows = queries.map((i) => at.map.row(i)).filter((row) => row !== null);
-    const column = key === null ? null : at.map.column(key);
+    const column = key === null ? null : asOf(moment, at.map.column(key));
     const leak = queries.reduce((sum, i) => sum + at.map.leak(i), 0);
-    const now: Focus = { queries, key, rows, row: summed(rows), column, leak, error: null };
+    const now: Focus = { queries, key, rows, row: summed(rows), column, leak, moment, error: null };
     tell(now);
     if (rows.length < queries.length || (key !== null && column === null)) void fetch(at, now);
   };
@@ -69,7 +75,7 @@ function focusing(state: State, tiles: Tiles, signal: AbortSignal): Focusing {
     const own = (fetching = new AbortController()).signal;
     try {
       const rows = await Promise.all(wanted.queries.map((i) => tiles.row(selection, i, own)));
-      const column = wanted.key === null ? null : await tiles.column(selection, wanted.key, own);
+      const column = wanted.key === null ? null : asOf(wanted.moment, await tiles.column(selection, wanted.key, own));
       // A pooled map knows what leaves a step of rows; what leaves these very rows is what they lack.
       const leak = wanted.leak > 0 ? rows.reduce((sum, row) => sum + Math.max(0, 1 - row.reduce((mass, p) => (p > 0 ? mass + p : mass), 0)), 0) : 0;
       if (!own.aborted) tell({ ...wanted, rows, row: summed(rows), column, leak });
@@ -78,8 +84,8 @@ function focusing(state: State, tiles: Tiles, signal: AbortSignal): Focusing {
     }
   };
 
-  state.on(["map", "hover", "query", "pinned"], update, signal);
-  signal.addEventListener("abort", () => { fetching.abort(); }, { once: true });
+  state.on(["map", "hover", "query", "pinned", "step"], update, signal);
+  atEnd(signal, () => { fetching.abort(); });
   update();
   return {
     get current() {
@@ -87,18 +93,30 @@ function focusing(state: State, tiles: Tiles, signal: AbortSignal): Focusing {
     },
     on(listener, until) {
       listeners.add(listener);
-      until.addEventListener("abort", () => listeners.delete(listener), { once: true });
+      atEnd(until, () => listeners.delete(listener));
     },
   };
 }
 
 /** A token under the pointer counts alone, unless it is pinned itself: then the pinned ones count together. */
-function chosen(state: State, { map }: Shown): { queries: number[]; key: number | null } {
-  const pinned = pinnedIn(state, map.nq);
-  const query = focusedQuery(state);
+function chosen(state: State, { map }: Shown, moment: Moment | null, sameTokens: boolean): { queries: number[]; key: number | null } {
+  const pinned = pinnedIn(state, moment?.token ?? map.nq);
+  const query = focusedQuery(state, moment);
   const key = state.get("hover")?.key ?? null;
   const alone = query !== null && query < map.nq && !pinned.includes(query);
-  return { queries: alone ? [query] : pinned, key: key !== null && key < map.nk ? key : null };
+  const keys = moment !== null && sameTokens ? moment.token + 1 : map.nk;
+  return { queries: alone ? [query] : pinned, key: key !== null && key < keys ? key : null };
+}
+
+/** A column without the queries that are not there yet. */
+function asOf(moment: Moment | null, column: Float32Array | null): Float32Array | null {
+  return moment === null || column === null ? column : column.slice().fill(MASKED, moment.token);
+}
+
+/** The axes of a part by its name; those of the first part where there is none of that name. */
+export function axesOf({ axes, parts }: BundleMeta, name: string): { queries: Axis; keys: Axis } {
+  const part = parts.find((candidate) => candidate.name === name) ?? parts[0];
+  return { queries: axes[part.queries], keys: axes[part.keys] };
 }
 
 /** The pinned queries that this map has. */

@@ -1,15 +1,17 @@
 /** The widget as one sees it: controls, matrix and detail, one sentence of numbers. */
 
-import { boundOf, columnSentence, element, liveLine, Names, plain, rowSentence, segmented, selectionText, spelled } from "./a11y.ts";
+import { boundOf, columnSentence, element, liveLine, Names, plain, rowSentence, segmented, selectionText, spelled, stepper } from "./a11y.ts";
 import type { Choice, Piece, Segmented, Spoken } from "./a11y.ts";
 import { perFrame, watchWidth } from "./draw.ts";
-import { focusOf } from "./focus.ts";
+import { axesOf, focusOf } from "./focus.ts";
 import type { Focusing } from "./focus.ts";
 import { summary } from "./math.ts";
+import { scrubber } from "./scrubber.ts";
 import type { Fields, Shown, State, Traits, View, ViewContext } from "./state.ts";
 import { shown } from "./state.ts";
 import { dress, paletteOf, themeOf, watchTheme } from "./theme.ts";
 import type { Tiles } from "./tiles.ts";
+import { atEnd, listen } from "./until.ts";
 import { arcs } from "./views/arcs.ts";
 import { heatmap } from "./views/heatmap.ts";
 import { matrix, shapeOf, widthBeside } from "./views/matrix.ts";
@@ -36,9 +38,9 @@ const SCALES: readonly Choice<Traits["scale"]>[] = [
   { value: "uniform", label: "× uniform", name: "× uniform, relative to the uniform weight" },
 ];
 
-/** Draws the widget in `el` until `signal` aborts. */
-export function mount(context: ViewContext): void {
-  new Frame(context);
+/** Draws the widget in `el` until `signal` aborts, and returns it. What was drawn by then stays until it is taken away. */
+export function mount(context: ViewContext): HTMLElement {
+  return new Frame(context).root;
 }
 
 const WAIT = 400; // milliseconds before a wait is mentioned
@@ -50,7 +52,10 @@ class Frame {
   readonly #signal: AbortSignal;
   readonly #focus: Focusing;
 
+  readonly #notice = element("p", { class: "attn-notice", role: "status" });
   readonly #bar = element("div", { class: "attn-bar", role: "group", "aria-label": "Controls" });
+  readonly #time = element("div", { class: "attn-time", role: "group", "aria-label": "Generation" });
+  readonly #clock: { readonly playing: boolean };
   readonly #matrix = element("section", { class: "attn-panel", "aria-label": "Heads" });
   readonly #title = element("h3");
   readonly #subtitle = element("p", { class: "attn-subtitle" });
@@ -59,9 +64,9 @@ class Frame {
   readonly #detail = element("section", { class: "attn-detail", "aria-label": "Detail" }, element("header", {}, this.#title, this.#subtitle, this.#notes), this.#trouble);
   readonly #sentence = element("p", { class: "attn-sentence" });
   readonly #live = liveLine();
-  readonly #root = element("div", { class: "attnwidget", role: "group", "aria-label": "Attention" },
-    element("style", {}, style), this.#bar,
-    element("div", { class: "attn-body" }, this.#matrix, this.#detail),
+  readonly #body = element("div", { class: "attn-body" }, this.#matrix, this.#detail);
+  readonly root = element("div", { class: "attnwidget", role: "group", "aria-label": "Attention" },
+    element("style", {}, style), this.#bar, this.#time, this.#body,
     element("footer", {}, this.#sentence, element("p", { class: "attn-quiet" }, "a weight is not a reason")),
     this.#live.el,
   );
@@ -75,16 +80,14 @@ class Frame {
     this.#state = state;
     this.#tiles = tiles;
     this.#signal = signal;
-    el.append(this.#root);
-    signal.addEventListener("abort", () => {
-      this.#mounted.abort();
-      this.#root.remove();
-    }, { once: true });
+    el.append(this.root);
+    atEnd(signal, () => { this.#mounted.abort(); });
     this.#focus = focusOf({ state, tiles, signal });
     this.#dress();
     this.#toolbar();
     this.#notesOf();
     matrix({ el: this.#matrix, state, tiles, signal });
+    this.#clock = scrubber({ el: this.#time, state, tiles, signal });
     this.#showDetail();
     this.#follow();
   }
@@ -93,17 +96,16 @@ class Frame {
     const [state, signal] = [this.#state, this.#signal];
     const say = perFrame(() => { this.#say(); }, signal);
     const dressAgain = perFrame(() => { this.#dress(); }, signal);
-    this.#root.addEventListener("attn-drawn", () => { this.#root.dataset["attnReady"] = "true"; }, { signal });
-    this.#root.addEventListener("keydown", () => { this.#byKeyboard = true; }, { signal, capture: true });
-    this.#root.addEventListener("pointermove", () => { this.#byKeyboard = false; }, { signal, capture: true, passive: true });
+    this.root.addEventListener("attn-drawn", () => { this.root.dataset["attnReady"] = "true"; }, { signal });
+    listen(this.root, { keydown: () => { this.#byKeyboard = true; }, pointermove: () => { this.#byKeyboard = false; } }, signal, { capture: true, passive: true });
     state.on("theme", dressAgain, signal);
-    watchTheme(this.#root, dressAgain, signal);
+    watchTheme(this.root, dressAgain, signal);
     state.on("map", () => { this.#showMap(); say(); }, signal);
     state.on("view", () => { this.#showDetail(); }, signal);
-    state.on("part", () => { this.#arrange(this.#root.clientWidth); }, signal);
+    state.on("part", () => { this.#arrange(this.root.clientWidth); }, signal);
     state.on("pinned", () => { this.#live.say(plain(this.#sentenceNow())); }, signal);
     this.#focus.on(say, signal);
-    watchWidth(this.#root, (width) => { this.#arrange(width); }, signal);
+    watchWidth(this.root, (width) => { this.#arrange(width); }, signal);
     this.#showMap();
     this.#say();
   }
@@ -111,14 +113,14 @@ class Frame {
   // ── looks ──
 
   #dress(): void {
-    dress(this.#root, paletteOf(this.#root, themeOf(this.#root, this.#state.get("theme"))));
+    dress(this.root, paletteOf(this.root, themeOf(this.root, this.#state.get("theme"))));
   }
 
   /** Puts the detail beside the matrix, or under it where there is no room. */
   #arrange(width: number): void {
     const beside = widthBeside(shapeOf(this.#part()), width - PADDING);
-    this.#root.classList.toggle("attn-stacked", beside === null);
-    this.#root.classList.toggle("attn-narrow", width < 640);
+    this.root.classList.toggle("attn-stacked", beside === null);
+    this.root.classList.toggle("attn-narrow", width < 640);
     this.#matrix.style.width = beside === null ? "" : `${beside + PADDING}px`;
   }
 
@@ -137,10 +139,26 @@ class Frame {
     const scale = this.#control("Scale", "scale", () => SCALES, (scale) => ({ scale }));
     const edges = element("span", { class: "attn-control" }, element("span", { "aria-hidden": "true" }, "edges that carry"), threshold.el);
     const colours = element("span", { class: "attn-control" }, element("span", { "aria-hidden": "true" }, "scale"), scale.el);
-    this.#bar.append(view.el, ...(parts.length > 1 ? [part.el] : []), element("span", { class: "attn-right" }, edges, colours));
+    this.#bar.append(view.el, ...(parts.length > 1 ? [part.el] : []), ...this.#picker(), element("span", { class: "attn-right" }, edges, colours), this.#notice);
     const fade = (): void => { edges.hidden = !detailOf(this.#state).edges; };
     this.#state.on("view", fade, this.#signal);
     fade();
+  }
+
+  /** Which of several texts, images … is shown, and why not yet. */
+  #picker(): HTMLElement[] {
+    const { count, noun } = this.#tiles.meta.samples;
+    const picker = stepper(noun, (sample) => { this.#state.set({ sample }); });
+    const show = (): void => {
+      const notice = this.#state.get("notice");
+      picker.show(this.#state.get("sample"), count);
+      this.#notice.textContent = notice?.words ?? "";
+      this.#notice.hidden = notice === null;
+      this.#body.inert = notice?.missing === true;
+    };
+    this.#state.on(["sample", "notice"], show, this.#signal);
+    show();
+    return count > 1 ? [picker.el] : [];
   }
 
   /** A row of buttons for one field of the state. */
@@ -158,7 +176,7 @@ class Frame {
   #toPart(name: string): Partial<Fields> {
     const { layers } = this.#part(name);
     const [layer, head] = [this.#state.get("layer"), this.#state.get("head")];
-    const there = layer === null || layer < layers.length;
+    const there = layer === null || (layer < layers.length && layers[layer].heads > 0);
     const most = layer !== null && there ? layers[layer].heads : shapeOf(this.#part(name)).heads;
     return { part: name, layer: there ? layer : null, head: head !== null && head < most ? head : null, pinned: [], query: null, hover: null };
   }
@@ -188,9 +206,9 @@ class Frame {
       setTimeout(() => { this.#showWaiting(); }, WAIT);
       return;
     }
-    this.#root.dataset["selection"] = `${part}/${layer ?? "*"}/${head ?? "*"}`;
+    this.root.dataset["selection"] = `${part}/${layer ?? "*"}/${head ?? "*"}`;
     this.#subtitle.textContent = "";
-    if (failed) this.#root.dataset["attnReady"] = "true";
+    if (failed) this.root.dataset["attnReady"] = "true";
     else this.#summarise(map);
   }
 
@@ -231,23 +249,23 @@ class Frame {
 
   // ── the sentence ──
 
-  #spoken({ selection }: Shown): Spoken {
+  #spoken({ selection }: Shown, produced?: number): Spoken {
     if (this.#names?.part !== selection.part) {
-      const { queries, keys } = this.#part(selection.part);
-      const { axes } = this.#tiles.meta;
-      this.#names = { part: selection.part, queries: new Names(axes[queries].labels), keys: new Names(axes[keys].labels) };
+      const { queries, keys } = axesOf(this.#tiles.meta, selection.part);
+      this.#names = { part: selection.part, queries: new Names(queries.labels), keys: new Names(keys.labels) };
     }
-    return { ...this.#names, bound: boundOf(selection) };
+    return { ...this.#names, bound: boundOf(selection), ...(produced === undefined ? {} : { produced }) };
   }
 
   #sentenceNow(): Piece[] {
     const at = shown(this.#state);
-    const { queries, key, row, column, leak, error } = this.#focus.current;
+    const { queries, key, row, column, leak, moment, error } = this.#focus.current;
     if (error !== null) return [{ kind: "words", text: error }];
     if (this.#state.get("map").status === "error") return [{ kind: "words", text: "There is no picture here to read numbers from; click a square for another head." }];
     const both = (this.#state.get("hover")?.query ?? null) !== null;
     if (at !== null && key !== null && column !== null && !both) return columnSentence(key, column, this.#spoken(at));
-    if (at !== null && row !== null && queries.length > 0) return rowSentence(queries, row, leak, this.#spoken(at));
+    const produced = queries.length === 1 && queries[0] === moment?.query ? moment.token : undefined;
+    if (at !== null && row !== null && queries.length > 0) return rowSentence(queries, row, leak, this.#spoken(at, produced));
     if (queries.length > 0 || key !== null) return [{ kind: "words", text: "waiting for the exact weights …" }];
     return [{ kind: "words", text: "Hover a token to see where its weight goes; click to pin; click a square for its head." }];
   }
@@ -255,7 +273,7 @@ class Frame {
   #say(): void {
     const sentence = this.#sentenceNow();
     this.#sentence.replaceChildren(...spelled(sentence));
-    if (this.#byKeyboard) this.#live.say(plain(sentence));
+    if (this.#byKeyboard && !this.#clock.playing) this.#live.say(plain(sentence));
   }
 }
 

@@ -1,44 +1,108 @@
-/** One widget in one element, whatever the host: open the bundle, mount the frame, and start again when the bundle changes. */
+/** One widget in one element, whatever the host: open the bundle, mount the frame, and start again when another one is to be shown. */
 
 import { mount } from "./frame.ts";
 import type { Model } from "./state.ts";
 import { connect, follow } from "./state.ts";
+import type { Tiles, Transport } from "./tiles.ts";
 import { openTiles } from "./tiles.ts";
+import { atEnd } from "./until.ts";
 import { bytesOf } from "./wire.ts";
+
+const WAIT = 400; // milliseconds before a wait is mentioned, or a picture is shown that has not been drawn
 
 /** Shows what `model` holds in `el` until `signal` aborts. What cannot be shown is said in words, in its place. */
 export function show(model: Model, el: HTMLElement, signal: AbortSignal): void {
   const { state, transport, bundle, onBundle } = connect(model, signal);
-  let shown = new AbortController();
+  let opening = new AbortController();
+  let shown: { tiles: Tiles; controller: AbortController } | null = null;
 
   const start = async (): Promise<void> => {
-    shown.abort();
-    shown = new AbortController();
-    const own = shown.signal;
-    el.replaceChildren();
+    opening.abort();
+    const controller = (opening = new AbortController());
     try {
       const bytes = bytesOf(bundle());
       if (bytes === null || bytes.byteLength === 0) throw new Error("There is nothing to show: no attention came with this widget.");
-      const tiles = await openTiles(bytes, transport, own);
-      if (own.aborted) return;
-      state.set({ hover: null, map: { status: "loading", since: performance.now(), previous: null } }, { commit: false });
-      follow(state, tiles, own);
-      mount({ el, state, tiles, signal: own });
+      const sample = state.get("sample");
+      const tiles = await openTiles(bytes, transport, controller.signal, sample);
+      if (controller.signal.aborted) return;
+      const { count, at } = tiles.meta.samples;
+      if (at !== sample && sample < count && shown !== null) {
+        controller.abort(); // the picture before stays
+        say(tiles, sample);
+        return;
+      }
+      const first = shown === null;
+      shown?.controller.abort();
+      opening = new AbortController();
+      state.set({ hover: null, notice: null, map: { status: "loading", since: performance.now(), previous: null } }, { commit: false });
+      follow(state, tiles, controller.signal);
+      if (first) el.replaceChildren();
+      const root = mount({ el, state, tiles, signal: controller.signal });
+      shown = { tiles, controller };
+      if (!first) exchange(el, root);
+      if (sample >= count) state.set({ sample: at }, { commit: false });
+      else if (at !== sample) say(tiles, sample);
     } catch (error) {
-      if (!own.aborted) complain(el, error);
+      if (controller.signal.aborted) return;
+      shown?.controller.abort();
+      shown = null;
+      complain(el, error);
     }
   };
+  /** Why `sample` is not on screen. */
+  const say = ({ meta: { samples } }: Tiles, sample: number): void => {
+    const name = `${samples.noun} ${sample + 1} of ${samples.count}`;
+    if (!answers(transport)) {
+      state.set({ notice: { missing: true, words: `${name.charAt(0).toUpperCase()}${name.slice(1)} is not stored in this page. Export with a larger budget= to include it.` } });
+      return;
+    }
+    const own = opening.signal;
+    setTimeout(() => { if (opening.signal === own && !signal.aborted) state.set({ notice: { missing: false, words: `waiting for the kernel: ${name} …` } }); }, WAIT);
+  };
 
-  signal.addEventListener(
-    "abort",
-    () => {
-      shown.abort();
-      el.replaceChildren();
-    },
-    { once: true },
-  );
+  atEnd(signal, () => {
+    opening.abort();
+    shown?.controller.abort();
+    el.replaceChildren();
+  });
+  state.on("sample", () => {
+    const back = shown?.tiles.meta.samples.at === state.get("sample");
+    if (!back) return void start();
+    opening.abort();
+    opening = new AbortController();
+    state.set({ notice: null });
+  }, signal);
   onBundle(() => void start(), signal);
   void start();
+}
+
+/** Whether there is somebody to send messages to: static hosts may offer to, and throw. */
+function answers(transport: Transport | null): boolean {
+  try {
+    transport?.send({ type: "cancel", ids: [] });
+    return transport !== null;
+  } catch {
+    return false;
+  }
+}
+
+/** Puts `after` in the place of what `el` shows as soon as it is drawn, so that nothing empty is seen; the keyboard goes along. */
+function exchange(el: HTMLElement, after: HTMLElement): void {
+  const [before, ...between] = [...el.children].filter((one): one is HTMLElement => one instanceof HTMLElement && one !== after);
+  const { offsetLeft, offsetTop, offsetWidth } = before;
+  const had = el.querySelector<HTMLElement>("[data-keep]:focus")?.dataset["keep"];
+  const hidden = { position: "absolute", opacity: "0", left: `${offsetLeft}px`, top: `${offsetTop}px`, width: `${offsetWidth}px` };
+  Object.assign(after.style, hidden);
+  if (had !== undefined) after.querySelector<HTMLElement>(`[data-keep="${had}"]`)?.focus({ preventScroll: true });
+  for (const one of between) one.remove(); // overtaken before it was drawn
+  delete before.dataset["attnReady"];
+  const done = (): void => {
+    if (!after.isConnected) return;
+    before.remove();
+    for (const name of Object.keys(hidden)) after.style.removeProperty(name);
+  };
+  after.addEventListener("attn-drawn", () => requestAnimationFrame(done), { once: true });
+  setTimeout(done, WAIT);
 }
 
 /** Puts the words of an error where the picture would be. */

@@ -10,7 +10,7 @@
  */
 
 import type { Block } from "./wire.ts";
-import { findArray, isCount, MASKED, needArray, PADDED, weightTable, WireError } from "./wire.ts";
+import { damaged, findArray, isCount, MASKED, needArray, PADDED, weightTable, WireError } from "./wire.ts";
 
 export { MASKED, PADDED };
 
@@ -103,11 +103,11 @@ class ComputedMap implements WeightMap {
     this.#bias = findArray(block, "bias", "f32", [Math.max(0, nq + nk - 1)])?.data ?? null;
     this.#sink = findArray(block, "sink", "f32", [-1])?.data ?? null;
     if (this.#sink !== null && this.#sink.length !== 1 && this.#sink.length !== nq) {
-      throw new WireError(`The “qk” data are damaged: ${this.#sink.length} sinks for ${nq} queries.`);
+      throw damaged(`${this.#sink.length} sinks for ${nq} queries.`, `“qk” data`);
     }
     for (let i = 0; i < nq; i++) {
       const [from, to] = [this.#start[i], this.#stop[i]];
-      if (from < 0 || to < from || to > nk) throw new WireError(`The “qk” data are damaged: query ${i} may see keys ${from} to ${to} of ${nk}.`);
+      if (from < 0 || to < from || to > nk) throw damaged(`query ${i} may see keys ${from} to ${to} of ${nk}.`, `“qk” data`);
     }
     this.#allowed = countAllowed(this.#start, this.#stop, this.#keep, this.#bits);
   }
@@ -343,7 +343,7 @@ class StoredMap implements WeightMap {
     this.#cells = storedCells(block);
     const { rows, cols, vmax } = this.#cells;
     if (sr < 1 || sc < 1 || rows !== Math.ceil(nq / sr) || cols !== Math.ceil(nk / sc)) {
-      throw new WireError(`The “weights” data are damaged: ${rows} × ${cols} cells in steps of ${sr} × ${sc} are not a map of ${nq} × ${nk}.`);
+      throw damaged(`${rows} × ${cols} cells in steps of ${sr} × ${sc} are not a map of ${nq} × ${nk}.`, `“weights” data`);
     }
     this.pooled = sr > 1 || sc > 1;
     this.sampled = block.meta["sampled"] === true;
@@ -626,20 +626,20 @@ function largest(values: Float32Array): number {
 
 function metaNumber(block: Block, name: string, otherwise?: number): number {
   const value = block.meta[name] ?? otherwise;
-  if (typeof value !== "number") throw new WireError(`The “${block.kind}” data are damaged: ${name} is not a number.`);
+  if (typeof value !== "number") throw damaged(`${name} is not a number.`, `“${block.kind}” data`);
   return value;
 }
 
 function metaCount(block: Block, name: string): number {
   const value = block.meta[name];
-  if (!isCount(value)) throw new WireError(`The “${block.kind}” data are damaged: ${name} is not a whole number.`);
+  if (!isCount(value)) throw damaged(`${name} is not a whole number.`, `“${block.kind}” data`);
   return value;
 }
 
 function metaPair(block: Block, name: string): [number, number] {
   const value: unknown = block.meta[name];
   if (!Array.isArray(value) || value.length !== 2 || !isCount(value[0]) || !isCount(value[1])) {
-    throw new WireError(`The “${block.kind}” data are damaged: ${name} is not a pair of whole numbers.`);
+    throw damaged(`${name} is not a pair of whole numbers.`, `“${block.kind}” data`);
   }
   return [value[0], value[1]];
 }

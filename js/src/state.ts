@@ -1,13 +1,14 @@
 /**
  * What is being looked at: one small store that the views read and write, and the only place that knows how hosts differ.
  *
- * Field names are those of the Python traits. `hover` and `map` are local.
+ * Field names are those of the Python traits. `hover`, `map` and `notice` are local.
  */
 
 import type { WeightMap } from "./math.ts";
 import type { Tiles, Transport } from "./tiles.ts";
-import type { Bytes, Reduce, Selection } from "./wire.ts";
-import { isCount, isRecord, mapKey, WireError } from "./wire.ts";
+import { atEnd } from "./until.ts";
+import type { Axis, Bytes, Reduce, Selection } from "./wire.ts";
+import { damaged, isCount, isRecord, mapKey, WireError } from "./wire.ts";
 
 export type { Reduce, Selection };
 
@@ -36,11 +37,22 @@ export interface Traits extends Selection {
   scale: "linear" | "sqrt" | "log" | "uniform";
   threshold: number;
   theme: "auto" | "light" | "dark";
+  /** Which of several texts, images … */
+  sample: number;
+  /** 1 … the number of generated tokens: that one is being produced, and later ones are not there yet. `null`: all are. */
+  step: number | null;
+}
+
+/** Why the sample that is chosen is not the one on screen; `missing` where waiting does not help. */
+export interface Notice {
+  words: string;
+  missing: boolean;
 }
 
 export interface Fields extends Traits {
   hover: Hover | null;
   map: MapState;
+  notice: Notice | null;
 }
 
 export type Name = keyof Fields;
@@ -68,8 +80,11 @@ const DEFAULTS: Fields = {
   scale: "sqrt",
   threshold: 0.9,
   theme: "auto",
+  sample: 0,
+  step: null,
   hover: null,
   map: { status: "loading", since: 0, previous: null },
+  notice: null,
 };
 
 export class State {
@@ -120,7 +135,7 @@ export class State {
       if (!signal.aborted) listener(); // it may have been in the middle of a round
     };
     for (const set of sets) set.add(called);
-    signal.addEventListener("abort", () => sets.forEach((set) => set.delete(called)), { once: true });
+    atEnd(signal, () => sets.forEach((set) => set.delete(called)));
   }
 
   /** Where committed patches go: `connect` uses it. */
@@ -129,7 +144,7 @@ export class State {
     const forget = (): void => {
       this.#committed = null;
     };
-    signal.addEventListener("abort", forget, { once: true });
+    atEnd(signal, forget);
   }
 }
 
@@ -148,10 +163,29 @@ export function shown(state: State): Shown | null {
   return map.status === "ready" ? map : map.previous;
 }
 
-/** The query token in focus: under the pointer, else the one set from Python. */
-export function focusedQuery(state: State): number | null {
+/** The making of one generated token. */
+export interface Moment {
+  step: number;
+  /** The token that is being produced: no query yet, and the last one that is there. */
+  token: number;
+  /** The query it is produced at, and the last that has a row; `null` for a token with nothing before it. */
+  query: number | null;
+}
+
+/** Where generation stands along the queries; `null` where all of it is shown, or nothing was generated. */
+export function momentOf(state: State, { generated }: Axis): Moment | null {
+  const step = state.get("step");
+  if (step === null || step > generated.length) return null;
+  const token = generated[step - 1];
+  return { step, token, query: token === 0 ? null : token - 1 };
+}
+
+/** The query token in focus: under the pointer, else the one a token is being produced at, else the one set from Python. */
+export function focusedQuery(state: State, moment: Moment | null = null): number | null {
   const hover = state.get("hover");
-  return hover === null ? state.get("query") : hover.query;
+  if (moment === null) return hover === null ? state.get("query") : hover.query;
+  const there = hover !== null && (hover.query === null ? hover.key !== null : hover.query < moment.token);
+  return there ? hover.query : moment.query;
 }
 
 // ── loading what is selected ────────────────────────────────────────────────────────────────────────────────────────
@@ -193,7 +227,7 @@ export function follow(state: State, tiles: Pick<Tiles, "map" | "meta">, signal:
     queueMicrotask(() => void update());
   };
 
-  signal.addEventListener("abort", () => load.abort(), { once: true });
+  atEnd(signal, () => load.abort());
   state.on(["part", "layer", "head", "reduce"], soon, signal);
   const [first] = tiles.meta.parts;
   if (state.get("part") === "") state.set({ part: first.name });
@@ -205,6 +239,7 @@ function refuseUnknown({ part, layer, head }: Selection, meta: Tiles["meta"]): v
   if (info === undefined) throw new WireError(`There is no part named “${part}”. There is: ${meta.parts.map(({ name }) => name).join(", ")}.`);
   const layers = info.layers.length;
   if (layer !== null && !(isCount(layer) && layer < layers)) throw new WireError(`There is no layer ${layer}: ${part} has ${numbered("layer", layers)}.`);
+  if (layer !== null && info.layers[layer].absent !== null) throw new WireError(`Layer ${layer} of ${part} has no weights to show (${info.layers[layer].absent}).`);
   const heads = layer === null ? Math.max(0, ...info.layers.map((one) => one.heads)) : info.layers[layer].heads;
   if (head === null || (isCount(head) && head < heads)) return;
   throw new WireError(`There is no head ${head}: ${layer === null ? part : `layer ${layer} of ${part}`} has ${numbered("head", heads)}.`);
@@ -224,7 +259,7 @@ export function settle(state: State, signal: AbortSignal, rest = REST): void {
     timer = setTimeout(() => { state.set({ query: state.get("hover")?.query ?? null }); }, rest);
   };
   state.on("hover", start, signal);
-  signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
+  atEnd(signal, () => clearTimeout(timer));
 }
 
 // ── hosts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -262,6 +297,8 @@ const READ: { [K in keyof Traits]: (value: unknown) => Traits[K] | undefined } =
   scale: oneOf("linear", "sqrt", "log", "uniform"),
   threshold: (value) => (typeof value === "number" && value > 0 && value <= 1 ? value : undefined),
   theme: oneOf("auto", "light", "dark"),
+  sample: (value) => (isCount(value) ? value : undefined),
+  step: (value) => (value === null || (isCount(value) && value > 0) ? value : undefined),
 };
 
 const TRAITS = Object.keys(READ) as (keyof Traits)[];
@@ -278,7 +315,7 @@ function oneOf<T extends string>(...names: T[]): (value: unknown) => T | undefin
 export function connect(model: Model, signal: AbortSignal): Connection {
   const listen = (event: string, listener: Heard, until: AbortSignal): void => {
     quietly(() => model.on?.(event, listener));
-    until.addEventListener("abort", () => quietly(() => model.off?.(event, listener)), { once: true });
+    atEnd(until, () => quietly(() => model.off?.(event, listener)));
   };
   const read = (name: keyof Traits): Partial<Traits> => {
     const value = READ[name](quietly(() => model.get(name)));
@@ -327,10 +364,10 @@ export function storedModel(text: string): Model {
   try {
     page = JSON.parse(text);
   } catch {
-    throw new WireError("The data of this picture are damaged: they are not readable JSON.");
+    throw damaged("they are not readable JSON.", "data of this picture");
   }
   if (!isRecord(page) || !isRecord(page["state"]) || typeof page["bundle"] !== "string") {
-    throw new WireError("The data of this picture are damaged: state and bundle are missing.");
+    throw damaged("state and bundle are missing.", "data of this picture");
   }
   const values = new Map<string, unknown>([...Object.entries(page["state"]), ["_bundle", page["bundle"]]]);
   return { get: (name) => values.get(name), set: (name, value) => void values.set(name, value) };

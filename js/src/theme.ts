@@ -5,6 +5,8 @@
  * stops are taken in OKLab, so lightness is monotone and even to the eye (a test holds every ramp to that).
  */
 
+import { atEnd, listen } from "./until.ts";
+
 export type Rgb = readonly [red: number, green: number, blue: number]; // 0…255
 export type ThemeName = "light" | "dark";
 export type Scale = "linear" | "sqrt" | "log" | "uniform";
@@ -350,9 +352,9 @@ export function watchTheme(element: Element, changed: () => void, signal: AbortS
   const { body, documentElement } = element.ownerDocument;
   const observer = new MutationObserver(changed);
   for (const target of [documentElement, body]) observer.observe(target, { attributes: true });
-  signal.addEventListener("abort", () => observer.disconnect(), { once: true });
+  atEnd(signal, () => observer.disconnect());
   for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)"]) {
-    matchMedia(query).addEventListener("change", changed, { signal });
+    listen(matchMedia(query), { change: changed }, signal);
   }
 }
 
@@ -364,7 +366,7 @@ export function dress(root: HTMLElement, palette: Palette): void {
   worn.set(root, palette);
   root.dataset["theme"] = palette.theme;
   root.style.colorScheme = palette.theme;
-  for (const name of ["ground", "panel", "line", "ink", "soft", "accent"] as const) root.style.setProperty(`--attn-${name}`, css(palette[name]));
+  for (const name of ["ground", "panel", "line", "ink", "soft", "accent"] as const) root.style.setProperty(`--${name}`, css(palette[name]));
   root.dispatchEvent(new Event("attn-dress"));
 }
 

@@ -7,6 +7,7 @@
 
 import type { WeightMap } from "./math.ts";
 import { cellsOf, weightMap } from "./math.ts";
+import { atEnd } from "./until.ts";
 import type { Block, BundleMeta, Bytes, Question, Request, Selection, Want } from "./wire.ts";
 import { asBytes, bundleMeta, concatenate, mapKey, replyOf, selectionOf, unpack, WireError } from "./wire.ts";
 
@@ -48,12 +49,15 @@ export class MissingError extends Error {
   override readonly name = "MissingError";
 }
 
-/** Opens a bundle, backed by the kernel where there is one. `signal` ends all that is under way. */
-export async function openTiles(bytes: Bytes, transport: Transport | null, signal: AbortSignal): Promise<Tiles> {
-  const bundle = await unpack(bytes);
-  const meta = bundleMeta(bundle);
+/**
+ * Opens a bundle, or the one in it that holds `sample`, backed by the kernel where there is one. Where that sample is not
+ * stored, `meta.samples.at` tells which one is open instead. `signal` ends all that is under way.
+ */
+export async function openTiles(bytes: Bytes, transport: Transport | null, signal: AbortSignal, sample?: number): Promise<Tiles> {
+  const outer = await unpack(bytes);
+  const [bundle, meta] = await sampleIn(outer, bundleMeta(outer), sample);
   const stored = bundleSource(bundle);
-  const kernel = transport === null ? null : kernelSource(transport, { signal });
+  const kernel = transport === null ? null : kernelSource(transport, { signal, sample: meta.samples.at });
   const source = cached(kernel === null ? stored : firstOf(stored, kernel), CACHE_BYTES);
   const maps = new WeakMap<Block, WeightMap>();
 
@@ -84,6 +88,15 @@ export async function openTiles(bytes: Bytes, transport: Transport | null, signa
 }
 
 const CACHE_BYTES = 64 * 2 ** 20;
+
+async function sampleIn(outer: Block, meta: BundleMeta, sample = meta.samples.at): Promise<[Block, BundleMeta]> {
+  const key = `sample/${sample}`;
+  if (sample === meta.samples.at || !outer.arrays.has(key)) return [outer, meta];
+  const inner = await bundleSource(outer).get(key);
+  const found = bundleMeta(inner);
+  if (found.samples.at !== sample) throw new WireError(`The bundle is damaged: “${key}” holds sample ${found.samples.at}.`);
+  return [inner, { ...found, samples: { ...meta.samples, at: sample } }];
+}
 
 // ── the bundle ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -124,6 +137,8 @@ export interface KernelSource extends TileSource {
 export interface KernelOptions {
   /** Ask for f32 instead of compact numbers. */
   exact?: boolean;
+  /** Whose maps to ask for. */
+  sample?: number;
   /** Ends the source: what is under way is cancelled and rejected. */
   signal?: AbortSignal;
   /** When to send what has gathered; the next animation frame by default. */
@@ -145,7 +160,7 @@ interface Pending {
  * cancelled; an answer comes as chunks, or as an error in words. Nothing times out, since a kernel may be busy for an hour:
  * `waiting()` says since when.
  */
-export function kernelSource(transport: Transport, { exact = false, signal, schedule = nextFrame }: KernelOptions = {}): KernelSource {
+export function kernelSource(transport: Transport, { exact = false, sample = 0, signal, schedule = nextFrame }: KernelOptions = {}): KernelSource {
   const pending = new Map<number, Pending>();
   const cancelled: number[] = [];
   // Every view of a widget hears every reply, so two views must not count alike. Below 2⁵³, as JSON numbers must be.
@@ -225,7 +240,7 @@ export function kernelSource(transport: Transport, { exact = false, signal, sche
       return new Promise<Block>((resolve, reject) => {
         signal?.throwIfAborted();
         options?.signal?.throwIfAborted();
-        const request: Request = { id: ++id, ...question, exact };
+        const request: Request = { id: ++id, ...question, exact, sample };
         const stop = new AbortController(); // takes our listener off the caller's signal
         const done = <T>(settle: (value: T) => void) => (value: T) => {
           stop.abort();
@@ -256,7 +271,7 @@ export function kernelSource(transport: Transport, { exact = false, signal, sche
 }
 
 /** What a key asks of the kernel; `null` where the kernel is not the one to ask (thumbnails travel in the bundle). */
-function questionOf(key: string): Omit<Request, "id" | "exact"> | null {
+function questionOf(key: string): Omit<Request, "id" | "exact" | "sample"> | null {
   const [, name, line, lineName, index] = /^(?:map\/(.*)|(row|column)\/(.*)\/(\d+))$/s.exec(key) ?? [];
   const selection = selectionOf(name ?? lineName ?? "");
   if (selection === null) return null;
@@ -362,7 +377,7 @@ export function cached(source: TileSource, maxBytes: number): TileSource {
           }
           reject(signal.reason as Error);
         };
-        signal.addEventListener("abort", leave, { once: true });
+        atEnd(signal, leave);
         const done = (): void => signal.removeEventListener("abort", leave);
         flight.block.finally(done).then(resolve, reject);
       });

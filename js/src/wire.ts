@@ -39,6 +39,8 @@ export class WireError extends Error {
   override readonly name = "WireError";
 }
 
+export const damaged = (words: string, what = "data"): WireError => new WireError(`The ${what} are damaged: ${words}`);
+
 // ── blocks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const MAGIC = 0x4e545441; // "ATTN", read as a little-endian u32
@@ -80,12 +82,12 @@ export async function unpack(bytes: Bytes): Promise<Block> {
   const reserved = view.getUint16(6, true);
   const headerLength = view.getUint32(8, true);
   const payloadLength = view.getUint32(12, true);
-  if (encoding > 1 || reserved !== 0) throw new WireError(`The data are damaged: unknown encoding ${encoding}.`);
+  if (encoding > 1 || reserved !== 0) throw damaged(`unknown encoding ${encoding}.`);
   const start = PREAMBLE + headerLength;
   if (start > whole.length) {
     throw new WireError(`The data are truncated: the header needs ${headerLength} bytes, ${whole.length - PREAMBLE} are there.`);
   }
-  if (start % ALIGN !== 0) throw new WireError("The data are damaged: the header does not end on a multiple of 8 bytes.");
+  if (start % ALIGN !== 0) throw damaged("the header does not end on a multiple of 8 bytes.");
 
   const header = readHeader(whole.subarray(PREAMBLE, start));
   const stored = whole.subarray(start);
@@ -94,13 +96,13 @@ export async function unpack(bytes: Bytes): Promise<Block> {
     throw new WireError(`The data are truncated: ${payload.length} of ${payloadLength} payload bytes are there.`);
   }
   if (payload.length > payloadLength) {
-    throw new WireError(`The data are damaged: ${payload.length} payload bytes where the header says ${payloadLength}.`);
+    throw damaged(`${payload.length} payload bytes where the header says ${payloadLength}.`);
   }
 
   const arrays = new Map<string, NdArray>();
   for (const entry of header.arrays) {
     const { name, array } = readArray(entry, payload);
-    if (arrays.has(name)) throw new WireError(`The data are damaged: two arrays are named “${name}”.`);
+    if (arrays.has(name)) throw damaged(`two arrays are named “${name}”.`);
     arrays.set(name, array);
   }
   return { kind: header.kind, meta: header.meta, arrays };
@@ -140,7 +142,7 @@ export function bytesOf(value: unknown): Uint8Array | null {
   try {
     text = atob(value);
   } catch {
-    throw new WireError("The stored data are damaged: they are not base64 text.");
+    throw damaged("they are not base64 text.", "stored data");
   }
   return Uint8Array.from(text, (character) => character.charCodeAt(0));
 }
@@ -191,25 +193,25 @@ function readHeader(bytes: Uint8Array): { kind: string; meta: Record<string, unk
   try {
     header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch {
-    throw new WireError("The data are damaged: the header is not readable JSON.");
+    throw damaged("the header is not readable JSON.");
   }
   if (!isRecord(header) || typeof header["kind"] !== "string" || !isRecord(header["meta"]) || !Array.isArray(header["arrays"])) {
-    throw new WireError("The data are damaged: the header names no kind, meta and arrays.");
+    throw damaged("the header names no kind, meta and arrays.");
   }
   return { kind: header["kind"], meta: header["meta"], arrays: header["arrays"] };
 }
 
 function readArray(entry: unknown, payload: Uint8Array): { name: string; array: NdArray } {
-  if (!isRecord(entry) || typeof entry["name"] !== "string") throw new WireError("The data are damaged: an array has no name.");
+  if (!isRecord(entry) || typeof entry["name"] !== "string") throw damaged("an array has no name.");
   const { name, dtype, shape, offset } = entry;
-  if (!isDtype(dtype)) throw new WireError(`The data are damaged: “${name}” has the unknown number type “${String(dtype)}”.`);
-  if (!Array.isArray(shape) || !shape.every(isCount)) throw new WireError(`The data are damaged: “${name}” has no readable shape.`);
-  if (!isCount(offset) || offset % ALIGN !== 0) throw new WireError(`The data are damaged: “${name}” does not start on a multiple of 8 bytes.`);
+  if (!isDtype(dtype)) throw damaged(`“${name}” has the unknown number type “${String(dtype)}”.`);
+  if (!Array.isArray(shape) || !shape.every(isCount)) throw damaged(`“${name}” has no readable shape.`);
+  if (!isCount(offset) || offset % ALIGN !== 0) throw damaged(`“${name}” does not start on a multiple of 8 bytes.`);
   const { size, view } = LAYOUTS[dtype];
   const cells = shape.reduce((product: number, n: number) => product * n, 1);
   if (offset + cells * size > payload.length) {
-    throw new WireError(
-      `The data are damaged: “${name}” needs bytes ${offset} to ${offset + cells * size} of a payload of ${payload.length}.`,
+    throw damaged(
+      `“${name}” needs bytes ${offset} to ${offset + cells * size} of a payload of ${payload.length}.`,
     );
   }
   const at = payload.byteOffset + offset;
@@ -263,20 +265,34 @@ export function weightTable(vmax: number): Float32Array {
 
 // ── the bundle ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-/** One side of a map: `labels` are shown, `raw` is what the tokenizer said, `special` are indices. */
+/**
+ * One side of a map: `labels` are shown, `raw` is what the tokenizer said. `special`, `generated`, `image` and
+ * `punctuation` are indices, ascending; the other lists hold a number for every token, −1 for special ones.
+ */
 export interface Axis {
   kind: string;
   labels: string[];
   raw: string[];
   special: number[];
+  /** Tokens that the model produced. */
+  generated: number[];
+  /** Placeholders that stand for an image in a text. */
+  image: number[];
+  punctuation: number[];
+  /** Which text of a pair. */
+  segments: number[] | null;
+  words: number[] | null;
+  sentences: number[] | null;
   grid: [number, number] | null;
 }
 
 export interface LayerInfo {
   name: string;
+  /** 0 where the layer has no attention, or it was not kept: `absent` says which. */
   heads: number;
   kv_heads: number;
   window: number | null;
+  absent: string | null;
 }
 
 /** One stack of attention layers; `queries` and `keys` are indices into `axes`. */
@@ -298,9 +314,17 @@ export interface Check {
   text: string;
 }
 
+/** Which one of several texts, images … a bundle shows. */
+export interface Samples {
+  count: number;
+  at: number;
+  noun: string;
+}
+
 export interface BundleMeta {
   title: string;
   model: string | null;
+  samples: Samples;
   axes: Axis[];
   parts: PartInfo[];
   check: Check | null;
@@ -315,11 +339,19 @@ export function bundleMeta(block: Block): BundleMeta {
   const axes = meta.records("axes").map((axis): Axis => {
     const labels = axis.texts("labels");
     const grid = axis.value("grid");
+    const places = (name: string): number[] =>
+      axis.lacks(name) ? [] : [...new Set(axis.counts(name))].filter((index) => index < labels.length).sort((a, b) => a - b);
     return {
       kind: axis.text("kind"),
       labels,
       raw: axis.value("raw") === undefined ? labels : axis.texts("raw"),
       special: axis.counts("special").filter((index) => index < labels.length),
+      generated: places("generated"),
+      image: places("image"),
+      punctuation: places("punctuation"),
+      segments: axis.groups("segments", labels.length),
+      words: axis.groups("words", labels.length),
+      sentences: axis.groups("sentences", labels.length),
       grid: Array.isArray(grid) && isCount(grid[0]) && isCount(grid[1]) ? [grid[0], grid[1]] : null,
     };
   });
@@ -335,8 +367,9 @@ export function bundleMeta(block: Block): BundleMeta {
       keys,
       causal: part.value("causal") === true,
       layers: part.records("layers").map((layer): LayerInfo => {
-        const window = layer.value("window");
-        return { name: layer.text("name"), heads: layer.count("heads"), kv_heads: layer.count("kv_heads"), window: isCount(window) ? window : null };
+        const [window, heads] = [layer.value("window"), layer.count("heads")];
+        const absent = heads > 0 ? null : layer.lacks("absent") ? "no attention" : layer.text("absent");
+        return { name: layer.text("name"), heads, kv_heads: layer.count("kv_heads"), window: isCount(window) ? window : null, absent };
       }),
       thumb: { rows: thumb.count("rows"), cols: thumb.count("cols"), sampled: thumb.value("sampled") === true },
     };
@@ -347,12 +380,19 @@ export function bundleMeta(block: Block): BundleMeta {
   return {
     title: meta.text("title"),
     model: typeof model === "string" ? model : null,
+    samples: meta.lacks("samples") ? { count: 1, at: 0, noun: "text" } : readSamples(meta.record("samples")),
     axes,
     parts,
     check: readCheck(meta),
     notes: meta.value("notes") === undefined ? [] : meta.texts("notes"),
     versions: isRecord(versions) ? Object.fromEntries(Object.entries(versions).filter((entry): entry is [string, string] => typeof entry[1] === "string")) : {},
   };
+}
+
+function readSamples(samples: JsonObject): Samples {
+  const [count, at] = [samples.count("count"), samples.count("at")];
+  if (at >= count) throw new WireError(`The bundle is damaged: it shows sample ${at} of ${count}.`);
+  return { count, at, noun: samples.text("noun") };
 }
 
 function readCheck(meta: JsonObject): Check | null {
@@ -373,6 +413,11 @@ class JsonObject {
     return this.fields[name];
   }
 
+  /** Bundles of earlier versions lack fields. */
+  lacks(name: string): boolean {
+    return this.fields[name] === undefined || this.fields[name] === null;
+  }
+
   text(name: string): string {
     const value = this.fields[name];
     return typeof value === "string" ? value : this.refuse(name, "text");
@@ -391,6 +436,14 @@ class JsonObject {
   counts(name: string): number[] {
     const value = this.fields[name];
     return Array.isArray(value) && value.every(isCount) ? value : this.refuse(name, "a list of whole numbers");
+  }
+
+  /** A group for each of `n` tokens, from −1; `null` where there are none. */
+  groups(name: string, n: number): number[] | null {
+    if (this.lacks(name)) return null;
+    const value = this.fields[name];
+    const fits = Array.isArray(value) && value.length === n && value.every((group): group is number => Number.isSafeInteger(group) && group >= -1);
+    return fits ? value : this.refuse(name, `a list of ${n} groups`);
   }
 
   record(name: string): JsonObject {
@@ -447,6 +500,7 @@ export interface Request extends Selection {
   want: Want;
   index: number | null;
   exact: boolean;
+  sample: number;
 }
 
 /** Browser → kernel. */

@@ -66,7 +66,7 @@ it("weights have two decimals, and small is not nothing", () => {
 });
 
 describe("names", () => {
-  const layers = [3, 2, 3].map((heads, l) => ({ name: `h.${l}`, heads, kv_heads: heads, window: null }));
+  const layers = [3, 2, 3].map((heads, l) => ({ name: `h.${l}`, heads, kv_heads: heads, window: null, absent: null }));
   const part: PartInfo = { name: "decoder", title: "decoder self-attention", queries: 0, keys: 0, causal: true, layers, thumb: { rows: 1, cols: 1, sampled: false } };
 
   it("say what is selected", () => {

@@ -9,12 +9,12 @@ import { expect, it } from "vitest";
 const SRC = fileURLToPath(new URL("../src", import.meta.url));
 
 const FLOORS: readonly RegExp[][] = [
-  [/^wire\.ts$/, /\.css$/],
+  [/^wire\.ts$/, /^until\.ts$/, /\.css$/],
   [/^math\.ts$/, /^theme\.ts$/],
   [/^tiles\.ts$/, /^draw\.ts$/, /^a11y\.ts$/],
   [/^state\.ts$/, /^label\.ts$/],
   [/^focus\.ts$/],
-  [/^views\/\w+\.ts$/],
+  [/^views\/\w+\.ts$/, /^scrubber\.ts$/],
   [/^frame\.ts$/],
   [/^host\.ts$/],
   [/^widget\.ts$/, /^page\.ts$/],

@@ -7,7 +7,14 @@ import { bundleMetaOf, pack } from "./fixtures.ts";
 
 const mounted: ViewContext[] = [];
 
-vi.mock("../src/frame.ts", () => ({ mount: (context: ViewContext) => void mounted.push(context) }));
+vi.mock("../src/frame.ts", () => ({
+  mount: (context: ViewContext) => {
+    mounted.push(context);
+    const root = new Element();
+    (context.el as unknown as Element).append(root);
+    return root;
+  },
+}));
 
 const { complain, show } = await import("../src/host.ts");
 const { default: widget } = await import("../src/widget.ts");
@@ -19,10 +26,45 @@ class Element {
   role = "";
   id = "";
   dataset: Record<string, string> = {};
+  style = { removeProperty: (name: string): void => void Reflect.deleteProperty(this.style, name) };
   previousElementSibling: unknown = null;
+  parent: Element | null = null;
+  focused = false;
+  readonly heard = new Map<string, () => void>();
+
+  append(child: Element): void {
+    child.parent = this;
+    this.children.push(child);
+  }
 
   replaceChildren(...children: Element[]): void {
-    this.children = children;
+    for (const child of this.children) child.parent = null;
+    this.children = [];
+    for (const child of children) this.append(child);
+  }
+
+  remove(): void {
+    if (this.parent !== null) this.parent.children = this.parent.children.filter((child) => child !== this);
+    this.parent = null;
+  }
+
+  get isConnected(): boolean {
+    return this.parent !== null;
+  }
+
+  /** Knows "[data-keep]:focus" and "[data-keep=…]". */
+  querySelector(selector: string): Element | null {
+    const name = /"(.*)"/.exec(selector)?.[1];
+    const fits = ({ dataset, focused }: Element): boolean => (name === undefined ? focused : dataset["keep"] === name);
+    return this.children.find(fits) ?? this.children.map((child) => child.querySelector(selector)).find((found) => found !== null) ?? null;
+  }
+
+  focus(): void {
+    this.focused = true;
+  }
+
+  addEventListener(name: string, listener: () => void): void {
+    this.heard.set(name, listener);
   }
 
   setAttribute(name: string, value: string): void {
@@ -61,6 +103,8 @@ class Host implements Model {
 beforeEach(() => {
   mounted.length = 0;
   vi.stubGlobal("document", { createElement: () => new Element() });
+  vi.stubGlobal("HTMLElement", Element);
+  vi.stubGlobal("requestAnimationFrame", (draw: () => void) => void draw());
 });
 afterEach(() => void vi.unstubAllGlobals());
 
@@ -88,8 +132,8 @@ describe("a widget", () => {
     show(host, el, new AbortController().signal);
     await settled();
     host.change("_bundle", pack("bundle", { ...bundleMetaOf(), title: "OtherModel" }));
-    expect(mounted[0].signal.aborted).toBe(true);
     await settled();
+    expect(mounted[0].signal.aborted).toBe(true);
     expect(mounted).toHaveLength(2);
     expect([mounted[1].tiles.meta.title, mounted[1].signal.aborted]).toEqual(["OtherModel", false]);
   });

@@ -18,12 +18,17 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from attnwidget import Attention, wire
+from attnwidget.attention import Layer, Part
+from attnwidget.masks import Mask
+from attnwidget.tokens import Tokens
 
 Cells = list[list[float | None]]
 N, D, HEADS = 40, 4, 4  # so long and so narrow that Q and K are shorter than the weights
@@ -220,6 +225,39 @@ def bundle_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes, Any]]:
     packed = wire.bundle(attention, budget=24_000, first=[("attention", None, None, "mean")])
     keys = ["attention/*/*/mean", "attention/0/0"]
     yield "bundle", packed, {"map_keys": keys, "labels": [*attention.tokens.labels], "raw": tokens}
+
+    batch = hybrid_batch(rng)
+    packed = wire.bundle(batch, budget=80_000, first=[("decoder", 2, 0, "mean")])
+    labels = [*batch.tokens.labels]
+    yield "bundle-batch", packed, {"map_keys": ["decoder/2/0", "decoder/*/*/mean"], "labels": labels, "raw": labels}
+
+
+def hybrid_batch(rng: np.random.Generator) -> Attention:
+    """Two texts, the second of them padded; a layer without attention between two others; three generated tokens."""
+    texts = [
+        Tokens.named(["[CLS]", "a", "pair", "of", "them", ".", "three", "new", "ones"]),
+        Tokens.named(["[CLS]", "short", "one", "here", "too", "!", "and", "two", "<pad>"]),
+    ]
+    marks = [(6, 9), (6, 8)]
+    axes = [
+        replace(
+            text,
+            special=tuple(label in ("[CLS]", "<pad>") for label in text.labels),
+            segments=(-1, 0, 0, 1, 1, 1, 1, 1, 1) if at == 0 else None,
+            generated=tuple(first <= i < last for i in range(9)),
+        )
+        for at, (text, (first, last)) in enumerate(zip(texts, marks, strict=True))
+    ]
+    keep = torch.tensor([[True] * 9, [True] * 8 + [False]])
+    mask = replace(Mask.causal(9, 9), keep=keep)
+
+    def layer(name: str) -> Layer:
+        q, k = (torch.tensor(rng.standard_normal((2, 2, 9, D)).astype(np.float32)) for _ in range(2))
+        return Layer(name, mask, q=q, k=k, scale=D**-0.5)
+
+    layers = (layer("layers.0"), Layer.gap("layers.1", "MambaMixer: no attention seen", 9, 9), layer("layers.2"))
+    pairs = tuple((axis, axis) for axis in axes)
+    return Attention([Part("decoder", layers, *pairs[0], axes=pairs)], model="Golden", noun="text")
 
 
 def refused_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes, Any]]:

@@ -10,14 +10,15 @@ import { counted, element, stepped, thousands, weightText } from "../a11y.ts";
 import type { Edge } from "../draw.ts";
 import { fit, hairlines, perFrame, tapers, watchWidth } from "../draw.ts";
 import type { Focus, Focusing } from "../focus.ts";
-import { focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
-import { chip, facts, Ruler } from "../label.ts";
+import { axesOf, focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
+import { boundaries, brackets, chip, facts, LANE, laneOf, nameOf, Ruler } from "../label.ts";
 import type { WeightMap } from "../math.ts";
 import { MASKED, PADDED, strongest } from "../math.ts";
-import type { Shown, State, ViewContext } from "../state.ts";
-import { focusedQuery, shown } from "../state.ts";
+import type { Moment, Shown, State, ViewContext } from "../state.ts";
+import { focusedQuery, momentOf, shown } from "../state.ts";
 import { css, onDress, paletteAt, tints } from "../theme.ts";
 import type { Tiles } from "../tiles.ts";
+import { listen } from "../until.ts";
 import type { Axis } from "../wire.ts";
 
 // ── where things are ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -141,6 +142,8 @@ interface Mark {
   on: boolean;
   /** The focus cannot see it. */
   off: boolean;
+  /** It is not there yet, or it is just being produced. */
+  time: "later" | "now" | "";
   /** Weight of its edge with the focus; `null` where there is none to speak of. */
   weight: number | null;
   /** The edge is among those drawn. */
@@ -159,7 +162,8 @@ class Arcs {
     query: element("div", { role: "group", "aria-label": "Queries" }),
     key: element("div", { role: "list", "aria-label": "Keys" }),
   };
-  readonly #space = element("div", { class: "attn-space" }, this.#lines, this.#glow, this.#sides.query, this.#sides.key);
+  readonly #groups = element("div");
+  readonly #space = element("div", { class: "attn-space" }, this.#lines, this.#glow, this.#groups, this.#sides.query, this.#sides.key);
   readonly #list = element("div", { class: "attn-list" }, this.#space);
   readonly #heads = element("div", { class: "attn-heads" });
   readonly #leaves = element("span", { class: "attn-end attn-leaves" }, "← leaves");
@@ -195,7 +199,8 @@ class Arcs {
     state.on("map", () => { this.#load(); }, signal);
     state.on("threshold", () => { this.#kept.clear(); this.#drawAll(); }, signal);
     state.on("pinned", () => { this.#showHeads(); }, signal);
-    state.on("query", () => { this.#reveal(); }, signal);
+    state.on(["query", "step"], () => { this.#reveal(); }, signal);
+    state.on("step", perFrame(() => { this.#drawAll(); }, signal), signal);
     this.#focus.on(perFrame(() => { this.#drawFocus(); }, signal), signal);
     onDress(el, () => { this.#drawAll(); }, signal);
     for (const each of [this.#leaves, ...Object.values(this.#beyond)]) each.hidden = true;
@@ -206,9 +211,18 @@ class Arcs {
   // ── what is shown ──
 
   #axesOf(name: string): Record<Side, Axis> {
-    const { axes, parts } = this.#tiles.meta;
-    const part = parts.find((candidate) => candidate.name === name) ?? parts[0];
-    return { query: axes[part.queries], key: axes[part.keys] };
+    const { queries, keys } = axesOf(this.#tiles.meta, name);
+    return { query: queries, key: keys };
+  }
+
+  #moment(): Moment | null {
+    return momentOf(this.#state, this.#axes.query);
+  }
+
+  /** How many tokens of a side are there, at the moment that is shown. */
+  #there(side: Side): number {
+    const moment = this.#moment();
+    return moment === null || this.#axes[side] !== this.#axes.query ? this.#length(side) : moment.token + 1;
   }
 
   #load(): void {
@@ -232,8 +246,10 @@ class Arcs {
   #arrange(): void {
     if (this.#width === 0) return;
     const ruler = new Ruler(this.#el);
-    const [queries, keys] = [this.#axes.query.labels, this.#axes.key.labels];
-    const layout = (this.#layout = layOut(queries.length, keys.length, this.#width, ruler.widest(queries, 240), ruler.widest(keys, 240)));
+    const { query, key } = this.#axes;
+    const widest = (axis: Axis): number => ruler.widest(axis, 240) + laneOf(axis);
+    const layout = (this.#layout = layOut(query.labels.length, key.labels.length, this.#width, widest(query), widest(key)));
+    for (const side of ["query", "key"] as const) this.#sides[side].classList.toggle("attn-lane", laneOf(this.#axes[side]) > 0);
     this.#space.style.height = `${layout.height}px`;
     this.#list.style.height = `${layout.view}px`;
     for (const side of ["query", "key"] as const) {
@@ -242,8 +258,19 @@ class Arcs {
     }
     this.#window = { from: 0, to: 0 };
     this.#showHeads();
+    this.#showGroups();
     this.#scrolled();
     this.#reveal();
+  }
+
+  #showGroups(): void {
+    const { query, key } = this.#axes;
+    const { columns, row } = this.#layout;
+    const top = (side: Side, i: number): number => topOf(this.#layout, i, this.#length(side));
+    const span = (side: Side) => (from: number, to: number) => [top(side, from) + 2, top(side, to - 1) + row - top(side, from) - 4] as const;
+    const across = query === key ? columns[5] : columns[2];
+    const lines = boundaries(query).map((i) => element("div", { class: "attn-boundary", style: `top: ${(top("query", i - 1) + row + top("query", i)) / 2}px; left: ${columns[0]}px; width: ${across - columns[0]}px` }));
+    this.#groups.replaceChildren(...lines, ...brackets(query, "right", columns[1], span("query")), ...brackets(key, "left", columns[4] - LANE, span("key")));
   }
 
   #showHeads(): void {
@@ -275,9 +302,9 @@ class Arcs {
     this.#drawAll();
   }
 
-  /** Brings the query that Python asked for into view. */
+  /** Brings the query that Python asked for, or the token that is being produced, into view. */
   #reveal(): void {
-    const query = this.#state.get("query");
+    const query = this.#moment()?.token ?? this.#state.get("query");
     if (query === null || this.#state.get("hover") !== null || query >= this.#layout.nq) return;
     this.#scrollTo("query", query);
   }
@@ -321,38 +348,44 @@ class Arcs {
     const at = topOf(this.#layout, i, this.#length(side));
     const box = (column: number): string => `top: ${at}px; height: ${height}px; left: ${columns[column]}px; width: ${columns[column + 1] - columns[column]}px`;
     const own = side === "query" ? { role: "button", "aria-pressed": "false", "data-query": i } : { role: "listitem", "data-key": i };
-    const el = element("div", { ...own, class: `attn-token attn-${side}`, tabindex: i === this.#roving[side] ? 0 : -1, "aria-label": axis.labels[i], style: box(side === "query" ? 1 : 3) }, token);
+    const el = element("div", { ...own, class: `attn-token attn-${side}`, tabindex: i === this.#roving[side] ? 0 : -1, "aria-label": nameOf(axis, i), style: box(side === "query" ? 1 : 3) }, token);
     const weight = element("span", { class: `attn-weight attn-${side}`, [side === "query" ? "data-weight-from" : "data-weight-for"]: i, "aria-hidden": "true", style: box(side === "query" ? 0 : 4) });
     return { el, chip: token, weight };
   }
 
   /** Marks tokens and writes weights; only what differs is touched. */
   #mark({ queries, key, row, column }: Focus, carried: Record<Side, ReadonlySet<number>>): void {
-    const pinned = new Set(pinnedIn(this.#state, this.#layout.nq));
+    const moment = this.#moment();
+    const asked = moment?.token ?? this.#layout.nq;
+    const pinned = new Set(pinnedIn(this.#state, asked));
+    const there = this.#there("key");
     const tint = tints(paletteAt(this.#el));
     for (const [i, shownRow] of this.#rows.query) {
       const pressed = String(pinned.has(i));
       if (shownRow.el.getAttribute("aria-pressed") !== pressed) shownRow.el.setAttribute("aria-pressed", pressed);
-      this.#markRow(shownRow, markOf(column, i, carried.query, pinned.has(i) || queries.includes(i)), tint);
-      if (key === null && this.#leaks) this.#markLeak(shownRow.weight, i, queries.includes(i));
+      const time = i === moment?.token ? "now" : i > asked ? "later" : "";
+      this.#markRow(shownRow, markOf(column, i, carried.query, pinned.has(i) || queries.includes(i), time), tint);
+      if (key === null && this.#leaks) this.#markLeak(shownRow.weight, i, i < asked, queries.includes(i));
     }
     this.#leaves.hidden = !this.#leaks || key !== null;
-    for (const [j, shownRow] of this.#rows.key) this.#markRow(shownRow, markOf(row, j, carried.key, j === key), tint);
+    for (const [j, shownRow] of this.#rows.key) this.#markRow(shownRow, markOf(row, j, carried.key, j === key, j >= there ? "later" : ""), tint);
   }
 
   /** Beside a query that gives to no key: how much. */
-  #markLeak(weight: HTMLElement, query: number, focused: boolean): void {
-    const leak = this.#at?.map.leak(query) ?? 0;
+  #markLeak(weight: HTMLElement, query: number, there: boolean, focused: boolean): void {
+    const leak = (there ? this.#at?.map.leak(query) : 0) ?? 0;
     weight.textContent = leak > LEAK ? weightText(leak) : "";
     weight.classList.toggle("attn-strong", focused);
   }
 
-  #markRow({ el, chip: token, weight }: Row, { on, off, weight: share, carried }: Mark, tint: (weight: number) => string): void {
+  #markRow({ el, chip: token, weight }: Row, { on, off, time, weight: share, carried }: Mark, tint: (weight: number) => string): void {
     const text = share === null || (!carried && share < 0.005) ? "" : weightText(share);
     if (weight.textContent !== text) weight.textContent = text;
     weight.classList.toggle("attn-strong", carried);
     el.classList.toggle("attn-on", on);
-    el.classList.toggle("attn-off", off);
+    el.classList.toggle("attn-off", off && time !== "now");
+    el.classList.toggle("attn-later", time === "later");
+    el.classList.toggle("attn-now", time === "now");
     el.classList.toggle("attn-carried", carried);
     token.style.backgroundColor = carried && share !== null && share > 0 ? tint(share) : "";
   }
@@ -391,12 +424,14 @@ class Arcs {
   }
 
   #drawHairlines(map: WeightMap): void {
-    const [first, last] = rowsBetween(this.#layout, this.#layout.nq, this.#window.from, this.#window.to);
+    const [first, seen] = rowsBetween(this.#layout, this.#layout.nq, this.#window.from, this.#window.to);
+    const asked = this.#moment()?.token ?? map.nq;
+    const last = Math.max(first, Math.min(seen, asked));
     const queries = Array.from({ length: last - first }, (_, n) => [first + n, this.#carriedBy(map, first + n)] as const);
     const { edges, count } = strongestEdges(queries, DRAWN);
     const { pen, x0, x1 } = this.#pen(this.#lines);
     hairlines(pen, edges.map((ends) => this.#edge(ends)), x0, x1, paletteAt(this.#el));
-    const around = last - first === map.nq ? "" : `, of the ${counted(last - first, "query token")} around here`;
+    const around = last - first === asked ? "" : `, of the ${counted(last - first, "query token")} around here`;
     this.#edges = map.pooled
       ? "This map is too large to be here whole. Hover a token to see its edges."
       : `${edgesText(edges.length, count, this.#state.get("threshold"))}${around}`;
@@ -416,7 +451,7 @@ class Arcs {
 
   /** Under the list: what the token in focus is, or how many edges are drawn. */
   #showUnder({ queries, key, error }: Focus): void {
-    const query = queries.length === 1 ? queries[0] : focusedQuery(this.#state);
+    const query = queries.length === 1 ? queries[0] : focusedQuery(this.#state, this.#moment());
     const under = key !== null ? facts(this.#axes.key, key) : query !== null && query < this.#layout.nq ? facts(this.#axes.query, query) : [this.#edges];
     this.#under.replaceChildren(...(error === null ? under : [error]));
   }
@@ -425,7 +460,7 @@ class Arcs {
     const { pen, x0, x1 } = this.#pen(this.#glow);
     const colour = css(paletteAt(this.#el).accent);
     const draw = (ends: Ends[], alpha: number): void => { tapers(pen, ends.map((one) => this.#edge(one)), x0, x1, colour, alpha); };
-    for (const query of pinnedIn(this.#state, map.nq)) if (key !== null || !queries.includes(query)) draw(endsFrom(query, this.#carriedBy(map, query)), 0.3);
+    for (const query of pinnedIn(this.#state, this.#moment()?.token ?? map.nq)) if (key !== null || !queries.includes(query)) draw(endsFrom(query, this.#carriedBy(map, query)), 0.3);
     if (key !== null) draw(Array.from(carried.query.keys, (query, n) => ({ query, key, weight: carried.query.weights[n] })), 1);
     else if (queries.length === 1) draw(endsFrom(queries[0], carried.key), 1);
     else rows.forEach((row, n) => { draw(endsOnto(queries[n], row, carried.key.keys), 1); });
@@ -460,21 +495,21 @@ class Arcs {
   // ── pointer and keyboard ──
 
   #listen(signal: AbortSignal): void {
-    const list = this.#list;
-    list.addEventListener("scroll", perFrame(() => { this.#scrolled(); }, signal), { signal, passive: true });
-    list.addEventListener("pointerover", (event) => { this.#pointAt(event.target); }, { signal });
-    list.addEventListener("pointerleave", () => { this.#pointAt(null); }, { signal });
-    list.addEventListener("focusin", (event) => {
-      if (event.target instanceof Element && event.target.matches(":focus-visible")) this.#pointAt(event.target);
-    }, { signal });
-    list.addEventListener("focusout", () => { this.#pointAt(null); }, { signal });
-    list.addEventListener("click", (event) => {
-      const token = tokenAt(event.target);
-      if (token?.side === "query") togglePinned(this.#state, token.i);
-    }, { signal });
-    list.addEventListener("keydown", (event) => { this.#press(event); }, { signal });
+    const leave = (): void => { this.#pointAt(null); };
+    listen(this.#list, { scroll: perFrame(() => { this.#scrolled(); }, signal) }, signal, { passive: true });
+    listen(this.#list, {
+      pointerover: (event) => { this.#pointAt(event.target); },
+      pointerleave: leave,
+      focusout: leave,
+      focusin: ({ target }) => { if (target instanceof Element && target.matches(":focus-visible")) this.#pointAt(target); },
+      click: (event) => {
+        const token = tokenAt(event.target);
+        if (token?.side === "query") this.#pin(token.i);
+      },
+      keydown: (event) => { this.#press(event); },
+    }, signal);
     for (const button of Object.values(this.#beyond)) {
-      button.addEventListener("click", () => { this.#scrollTo(button.dataset["side"] === "query" ? "query" : "key", Number(button.dataset["to"])); }, { signal });
+      listen(button, { click: () => { this.#scrollTo(button.dataset["side"] === "query" ? "query" : "key", Number(button.dataset["to"])); } }, signal);
     }
   }
 
@@ -483,16 +518,20 @@ class Arcs {
     point(this.#state, token === null ? null : token.side === "query" ? { query: token.i, key: null } : { query: null, key: token.i });
   }
 
+  #pin(query: number): void {
+    if (query < (this.#moment()?.token ?? Infinity)) togglePinned(this.#state, query);
+  }
+
   #press(event: KeyboardEvent): void {
     const token = tokenAt(event.target);
     if (token === null) return;
     const { side, i } = token;
     if (event.key === "Escape") this.#state.set({ pinned: [] });
-    else if ((event.key === "Enter" || event.key === " ") && side === "query") togglePinned(this.#state, i);
+    else if ((event.key === "Enter" || event.key === " ") && side === "query") this.#pin(i);
     else if (event.key === "ArrowRight" && side === "query") this.#moveTo("key", strongestOf(this.#focus.current.row) ?? Math.min(i, this.#layout.nk - 1));
     else if (event.key === "ArrowLeft" && side === "key") this.#moveTo("query", this.#roving.query);
     else {
-      const to = event.key === "ArrowLeft" || event.key === "ArrowRight" ? null : stepped(event.key, i, this.#length(side));
+      const to = event.key === "ArrowLeft" || event.key === "ArrowRight" ? null : stepped(event.key, i, this.#there(side));
       if (to === null) return;
       this.#moveTo(side, to);
     }
@@ -526,11 +565,11 @@ function endsOnto(query: number, row: Float32Array, keys: Uint32Array): Ends[] {
   return Array.from(keys, (key) => ({ query, key, weight: row[key] })).filter(({ weight }) => weight > 0.002);
 }
 
-function markOf(cells: Float32Array | null, i: number, carried: ReadonlySet<number>, on: boolean): Mark {
-  if (cells === null) return { on, off: false, weight: null, carried: false };
+function markOf(cells: Float32Array | null, i: number, carried: ReadonlySet<number>, on: boolean, time: Mark["time"]): Mark {
+  if (cells === null) return { on, off: false, time, weight: null, carried: false };
   const cell = cells[i];
   const coded = cell === MASKED || cell === PADDED;
-  return { on, off: coded, weight: coded ? null : cell, carried: carried.has(i) || Number.isNaN(cell) };
+  return { on, off: coded, time, weight: coded ? null : cell, carried: carried.has(i) || Number.isNaN(cell) };
 }
 
 function strongestOf(row: Float32Array | null): number | null {

@@ -2,16 +2,17 @@
 
 import { boundOf, cellSentence, counted, element, Names, spelled, weightText } from "../a11y.ts";
 import { CellImage, cross, fit, hatch, paintOf, perFrame, pixelRatio, watchWidth } from "../draw.ts";
-import { focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
+import { axesOf, focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
 import type { Focusing } from "../focus.ts";
-import { Card, chip, legend, Ruler } from "../label.ts";
+import { boundaries, brackets, Card, chip, LANE, laneOf, legend, nameOf, Ruler } from "../label.ts";
 import type { Overview, WeightMap } from "../math.ts";
 import { binStart, MASKED, overview, PADDED } from "../math.ts";
-import type { Shown, State, ViewContext } from "../state.ts";
-import { shown } from "../state.ts";
+import type { Moment, Shown, State, ViewContext } from "../state.ts";
+import { focusedQuery, momentOf, shown } from "../state.ts";
 import type { Palette } from "../theme.ts";
 import { css, onDress, paletteAt, ramp } from "../theme.ts";
 import type { Tiles } from "../tiles.ts";
+import { atEnd, listen } from "../until.ts";
 import type { Axis } from "../wire.ts";
 
 // ── where things are ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -29,6 +30,8 @@ interface Layout {
   top: number;
   width: number;
   height: number;
+  /** Between the labels and the cells: for the queries, and for the keys. */
+  gaps: readonly [left: number, top: number];
 }
 
 const TALLEST = 620;
@@ -37,17 +40,18 @@ const SLANT = { rise: 0.82, run: 0.58 }; // of the key labels, which lean to the
 const STRIP = 28; // width of the strip of what leaves
 const STRIP_GAP = 8;
 
-export function layOut(nq: number, nk: number, width: number, widestQuery: number, widestKey: number, ratio: number): Layout {
-  const left = Math.ceil(Math.min(widestQuery + 18, width * 0.3));
+export function layOut(nq: number, nk: number, width: number, widestQuery: number, widestKey: number, ratio: number, lanes: readonly [number, number] = [0, 0]): Layout {
+  const gaps = [6 + lanes[0], 6 + lanes[1]] as const;
+  const left = Math.ceil(Math.min(widestQuery + 12 + gaps[0], width * 0.3));
   const keyLabel = Math.min(widestKey, 110);
-  const top = Math.ceil(keyLabel * SLANT.rise + 16);
+  const top = Math.ceil(keyLabel * SLANT.rise + 10 + gaps[1]);
   const right = Math.max(STRIP + STRIP_GAP + 8, Math.ceil(keyLabel * SLANT.run));
   const [across, down] = [Math.max(40, width - left - right) * ratio, TALLEST * ratio];
   const fits = Math.floor(Math.min(across / nk, down / nq, LARGEST * ratio));
   const block = fits >= 1 ? 1 : Math.ceil(Math.max(nk / across, nq / down));
   const cell = Math.max(1, fits) / ratio;
   const [rows, cols] = [Math.ceil(nq / block), Math.ceil(nk / block)];
-  return { nq, nk, rows, cols, cell, left, right, top, width: cols * cell, height: rows * cell };
+  return { nq, nk, rows, cols, cell, left, right, top, width: cols * cell, height: rows * cell, gaps };
 }
 
 interface Block {
@@ -116,6 +120,7 @@ class HeatMap {
   readonly #over = element("canvas", { "aria-hidden": "true" });
   readonly #cursor = element("div", { role: "gridcell", id: `attn-cell-${Math.random().toString(36).slice(2)}` });
   readonly #grid = element("div", { class: "attn-map", role: "grid", tabindex: 0, "aria-label": "Weights, queries by keys" }, this.#canvas, this.#over, element("div", { role: "row" }, this.#cursor));
+  readonly #groups = element("div");
   readonly #labels: Record<Side, HTMLElement> = { query: element("div"), key: element("div") };
   readonly #markers: Record<Side, HTMLElement> = {
     query: element("div", { class: "attn-token attn-query attn-marker", "aria-hidden": "true" }),
@@ -123,7 +128,7 @@ class HeatMap {
   };
   readonly #strip = element("canvas", { class: "attn-strip", "aria-hidden": "true" });
   readonly #stripName = element("span", { class: "attn-quiet attn-strip-name" }, "leaves");
-  readonly #stage = element("div", { class: "attn-stage" }, this.#grid, this.#labels.query, this.#labels.key, this.#markers.query, this.#markers.key, this.#strip, this.#stripName);
+  readonly #stage = element("div", { class: "attn-stage" }, this.#grid, this.#groups, this.#labels.query, this.#labels.key, this.#markers.query, this.#markers.key, this.#strip, this.#stripName);
   readonly #foot = element("div");
   readonly #card: Card;
 
@@ -153,10 +158,10 @@ class HeatMap {
     watchWidth(el, (width) => { this.#width = width; this.#arrange(); }, signal);
     state.on("map", () => { this.#load(); }, signal);
     state.on("scale", () => { this.#repaint(); }, signal);
-    state.on("pinned", () => { this.#makeLabels(); refocus(); }, signal);
+    state.on(["pinned", "step"], () => { this.#makeLabels(); refocus(); }, signal);
     this.#focus.on(refocus, signal);
     onDress(el, () => { this.#repaint(); }, signal);
-    signal.addEventListener("abort", () => { this.#pooling.abort(); }, { once: true });
+    atEnd(signal, () => { this.#pooling.abort(); });
     this.#listen(signal);
     this.#load();
   }
@@ -164,10 +169,12 @@ class HeatMap {
   // ── what is shown ──
 
   #axesOf(name: string): [Record<Side, Axis>, Record<"queries" | "keys", Names>] {
-    const { axes, parts } = this.#tiles.meta;
-    const part = parts.find((candidate) => candidate.name === name) ?? parts[0];
-    const [query, key] = [axes[part.queries], axes[part.keys]];
-    return [{ query, key }, { queries: new Names(query.labels), keys: new Names(key.labels) }];
+    const { queries, keys } = axesOf(this.#tiles.meta, name);
+    return [{ query: queries, key: keys }, { queries: new Names(queries.labels), keys: new Names(keys.labels) }];
+  }
+
+  #moment(): Moment | null {
+    return momentOf(this.#state, this.#axes.query);
   }
 
   #load(): void {
@@ -184,14 +191,16 @@ class HeatMap {
     const at = this.#at;
     if (at === null || this.#width === 0 || at.map.nq === 0 || at.map.nk === 0) return;
     const ruler = new Ruler(this.#el);
-    const [query, key] = [ruler.widest(this.#axes.query.labels, 150), ruler.widest(this.#axes.key.labels, 150)];
-    const layout = (this.#layout = layOut(at.map.nq, at.map.nk, this.#width, query, key, pixelRatio()));
+    const { query, key } = this.#axes;
+    const lanes = [laneOf(query), laneOf(key)] as const;
+    const layout = (this.#layout = layOut(at.map.nq, at.map.nk, this.#width, ruler.widest(query, 150), ruler.widest(key, 150), pixelRatio(), lanes));
     this.#stage.style.width = this.#foot.style.width = `${Math.min(this.#width, layout.left + layout.width + layout.right)}px`;
     this.#stage.style.height = `${layout.top + layout.height + 4}px`;
     Object.assign(this.#grid.style, { left: `${layout.left}px`, top: `${layout.top}px`, width: `${layout.width}px`, height: `${layout.height}px` });
     this.#grid.setAttribute("aria-rowcount", String(layout.nq));
     this.#grid.setAttribute("aria-colcount", String(layout.nk));
     this.#makeLabels();
+    this.#showGroups();
     void this.#pool(at.map);
   }
 
@@ -297,10 +306,24 @@ class HeatMap {
 
   // ── tokens ──
 
+  #showGroups(): void {
+    const { query, key } = this.#axes;
+    const { nq, nk, rows, cols, cell, left, top, width, height } = this.#layout;
+    const span = (start: number, n: number, bins: number) => (from: number, to: number) => {
+      const first = binOf(from, n, bins);
+      return [start + first * cell + 1, Math.max(2, (binOf(to - 1, n, bins) + 1 - first) * cell - 2)] as const;
+    };
+    const lines = boundaries(query).map((i) => element("div", { class: "attn-boundary", style: `top: ${top + binOf(i, nq, rows) * cell}px; left: ${left - LANE}px; width: ${LANE + width}px` }));
+    const rules = boundaries(key).map((j) => element("div", { class: "attn-boundary attn-upright", style: `left: ${left + binOf(j, nk, cols) * cell}px; top: ${top - LANE}px; height: ${LANE + height}px` }));
+    this.#groups.replaceChildren(...lines, ...rules, ...brackets(query, "right", left - LANE - 2, span(top, nq, rows)), ...brackets(key, "down", top - LANE - 2, span(left, nk, cols)));
+  }
+
   #makeLabels(): void {
     const { nq, nk, rows, cols } = this.#layout;
-    const pinned = pinnedIn(this.#state, nq);
-    this.#labels.query.replaceChildren(...this.#thinned(nq, rows, pinned).map((i) => this.#makeLabel("query", i, pinned.includes(i))));
+    const token = this.#moment()?.token;
+    const pinned = pinnedIn(this.#state, token ?? nq);
+    const always = token === undefined ? pinned : [...pinned, token];
+    this.#labels.query.replaceChildren(...this.#thinned(nq, rows, always).map((i) => this.#makeLabel("query", i, pinned.includes(i))));
     this.#labels.key.replaceChildren(...this.#thinned(nk, cols, []).map((j) => this.#makeLabel("key", j, false)));
   }
 
@@ -315,11 +338,13 @@ class HeatMap {
 
   #makeLabel(side: Side, i: number, pinned: boolean): HTMLElement {
     const own = side === "query" ? { role: "button", "aria-pressed": String(pinned), "data-query": i } : { "data-key": i };
-    const { left, top } = this.#layout;
+    const { left, gaps } = this.#layout;
     const slanted = side === "key" ? " attn-slanted" : "";
+    const token = this.#axes[side] === this.#axes.query ? (this.#moment()?.token ?? Infinity) : Infinity;
+    const time = i > token ? " attn-later" : i === token && side === "query" ? " attn-now" : "";
     const made = element("div", {
-      ...own, class: `attn-token attn-${side}${slanted}${pinned ? " attn-on" : ""}`, "aria-label": this.#axes[side].labels[i], tabindex: -1,
-      style: side === "query" ? `width: ${left - 6}px` : `--rise: ${top - 6}px`,
+      ...own, class: `attn-token attn-${side}${slanted}${pinned ? " attn-on" : ""}${time}`, "aria-label": nameOf(this.#axes[side], i), tabindex: -1,
+      style: side === "query" ? `width: ${left - gaps[0]}px` : "",
     }, chip(this.#axes[side], i));
     made.style.setProperty("--at", this.#place(side, i));
     return made;
@@ -327,9 +352,9 @@ class HeatMap {
 
   /** Where the label of index `i` stands, as a CSS transform. */
   #place(side: Side, i: number): string {
-    const { left, top, cell, nq, nk, rows, cols } = this.#layout;
+    const { left, top, cell, nq, nk, rows, cols, gaps } = this.#layout;
     if (side === "query") return `translate(0, ${top + (binOf(i, nq, rows) + 0.5) * cell - LABEL / 2}px)`;
-    return `translate(${left + (binOf(i, nk, cols) + 0.5) * cell}px, ${top - 6}px)`;
+    return `translate(${left + (binOf(i, nk, cols) + 0.5) * cell}px, ${top - gaps[1]}px)`;
   }
 
   #showMarker(side: Side, i: number | null): void {
@@ -340,7 +365,7 @@ class HeatMap {
       marker.replaceChildren(chip(this.#axes[side], i));
       marker.dataset["at"] = String(i);
     }
-    marker.style.width = side === "query" ? `${this.#layout.left - 6}px` : "";
+    marker.style.width = side === "query" ? `${this.#layout.left - this.#layout.gaps[0]}px` : "";
     marker.style.setProperty("--at", this.#place(side, i));
   }
 
@@ -351,7 +376,7 @@ class HeatMap {
     if (at === null || this.#pooled === null) return;
     const hover = this.#state.get("hover");
     const { queries, key } = this.#focus.current;
-    const query = hover?.query ?? (hover === null ? this.#state.get("query") : null);
+    const query = focusedQuery(this.#state, this.#moment());
     this.#showMarker("query", query !== null && query < at.map.nq ? query : null);
     this.#showMarker("key", key);
     this.#drawOver(queries, key);
@@ -363,13 +388,19 @@ class HeatMap {
     const { nq, nk, rows, cols, cell, width, height } = this.#layout;
     const palette = paletteAt(this.#el);
     const pen = fit(this.#over, width, height);
+    const moment = this.#moment();
+    if (moment !== null) {
+      const down = binOf(moment.token, nq, rows) * cell;
+      pen.fillStyle = css(palette.ground, 0.86);
+      pen.fillRect(0, down, width, height - down);
+    }
     pen.lineWidth = 1.5;
     pen.strokeStyle = pen.fillStyle = css(palette.accent);
     const frame = (x: number, y: number, w: number, h: number): void => {
       if (cell < 5) pen.fillRect(x, y, Math.max(w, 1), Math.max(h, 1));
       else pen.strokeRect(x + 0.75, y + 0.75, w - 1.5, h - 1.5);
     };
-    for (const query of new Set([...queries, ...pinnedIn(this.#state, nq)])) frame(0, binOf(query, nq, rows) * cell, width, cell);
+    for (const query of new Set([...queries, ...pinnedIn(this.#state, moment?.token ?? nq)])) frame(0, binOf(query, nq, rows) * cell, width, cell);
     if (key !== null) frame(binOf(key, nk, cols) * cell, 0, cell, height);
   }
 
@@ -389,19 +420,23 @@ class HeatMap {
   // ── pointer and keyboard ──
 
   #listen(signal: AbortSignal): void {
-    const grid = this.#grid;
-    grid.addEventListener("pointermove", (event) => { this.#pointAt(event); }, { signal });
-    grid.addEventListener("pointerleave", () => { this.#leave(); }, { signal });
-    grid.addEventListener("focusout", () => { this.#leave(); }, { signal });
-    grid.addEventListener("click", () => { if (this.#here !== null) togglePinned(this.#state, this.#here.query); }, { signal });
-    grid.addEventListener("keydown", (event) => { this.#press(event); }, { signal });
+    const leave = (): void => { this.#leave(); };
+    listen(this.#grid, {
+      pointermove: (event) => { this.#pointAt(event); },
+      pointerleave: leave,
+      focusout: leave,
+      click: () => { if (this.#here !== null) togglePinned(this.#state, this.#here.query); },
+      keydown: (event) => { this.#press(event); },
+    }, signal);
     for (const labels of Object.values(this.#labels)) {
-      labels.addEventListener("pointerover", (event) => { this.#pointAtLabel(event.target); }, { signal });
-      labels.addEventListener("pointerleave", () => { this.#leave(); }, { signal });
-      labels.addEventListener("click", (event) => {
-        const query = labelAt(event.target)?.dataset["query"];
-        if (query !== undefined) togglePinned(this.#state, Number(query));
-      }, { signal });
+      listen(labels, {
+        pointerover: (event) => { this.#pointAtLabel(event.target); },
+        pointerleave: leave,
+        click: (event) => {
+          const query = labelAt(event.target)?.dataset["query"];
+          if (query !== undefined && Number(query) < (this.#moment()?.token ?? Infinity)) togglePinned(this.#state, Number(query));
+        },
+      }, signal);
     }
   }
 
@@ -430,6 +465,10 @@ class HeatMap {
   }
 
   #go(to: { query: number; key: number; block: number }): void {
+    if (to.query >= (this.#moment()?.token ?? Infinity)) {
+      this.#leave();
+      return;
+    }
     const before = this.#here;
     if (before !== null && before.query === to.query && before.key === to.key) return;
     this.#here = to;
@@ -437,7 +476,8 @@ class HeatMap {
   }
 
   #press(event: KeyboardEvent): void {
-    const { nq, nk } = this.#layout;
+    const { nk } = this.#layout;
+    const nq = Math.max(1, this.#moment()?.token ?? this.#layout.nq);
     const { query, key } = this.#here ?? { query: 0, key: 0 };
     const steps: Record<string, readonly [down: number, across: number]> = {
       ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -nk], End: [0, nk], PageUp: [-10, 0], PageDown: [10, 0],

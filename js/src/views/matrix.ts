@@ -2,11 +2,12 @@
 
 import { element, segmented, selectionText } from "../a11y.ts";
 import { fit, paintThumb, perFrame, pixelRatio, watchWidth } from "../draw.ts";
-import { legend } from "../label.ts";
+import { legend, runs } from "../label.ts";
 import type { State, ViewContext } from "../state.ts";
 import type { Lut, Palette, Scale } from "../theme.ts";
 import { level, onDress, paletteAt, pixel, ramp } from "../theme.ts";
 import type { Tiles } from "../tiles.ts";
+import { listen } from "../until.ts";
 import type { Block, PartInfo, Reduce } from "../wire.ts";
 import { findArray, needArray, thumbTable } from "../wire.ts";
 
@@ -15,15 +16,34 @@ import { findArray, needArray, thumbTable } from "../wire.ts";
 export interface Shape {
   layers: number;
   heads: number;
+  /** Layers without heads that follow each other: drawn as one thin band. */
+  absent?: readonly Run[];
 }
 
-export const shapeOf = (part: PartInfo): Shape => ({ layers: part.layers.length, heads: Math.max(0, ...part.layers.map(({ heads }) => heads)) });
+interface Run {
+  from: number;
+  to: number;
+  /** Why there is nothing to show, for each of them. */
+  reasons: readonly string[];
+}
+
+export function shapeOf({ layers }: PartInfo): Shape {
+  const absent = runs(layers.length, (layer) => (layers[layer].absent === null ? -1 : 0));
+  return {
+    layers: layers.length,
+    heads: Math.max(0, ...layers.map(({ heads }) => heads)),
+    absent: absent.map(([from, to]) => ({ from, to, reasons: layers.slice(from, to).map(({ absent: reason }) => reason ?? "") })),
+  };
+}
 
 interface Grid extends Shape {
   cell: number;
   gap: number;
   width: number;
   height: number;
+  absent: readonly Run[];
+  /** Top of each layer, and of the margin. Absent layers share out the height of their band. */
+  tops: readonly number[];
 }
 
 const AXIS = 24; // pixels for the layer numbers at the left
@@ -33,22 +53,33 @@ const EDGE = 3; // room for the frame around the outermost cells
 const LARGEST = 64;
 const SMALLEST = 2;
 const TALLEST = 490; // pixels of height to aim at
+const BAND = 15; // pixels that a run of absent layers needs to say why; a long run needs more to look long
+const bandOf = ({ from, to }: Run): number => Math.max(BAND, 2 * (to - from));
 
 /** The largest cells that fit `width`, and do not make the matrix tower over what is beside it. */
-export function gridFor({ layers, heads }: Shape, width: number): Grid {
+export function gridFor({ layers, heads, absent = [] }: Shape, width: number): Grid {
+  const bands = absent.reduce((sum, run) => sum + bandOf(run) + 3, 0);
+  const rows = layers - absent.reduce((sum, { from, to }) => sum + to - from, 0);
   const across = (width - AXIS - MARGIN - 2 * EDGE) / (heads + 1);
-  const down = Math.max((TALLEST - HEADER - MARGIN) / (layers + 1), 13);
+  const down = Math.max((TALLEST - HEADER - MARGIN - bands) / (rows + 1), 13);
   const pitch = Math.min(across, down, LARGEST + 3);
   const gap = pitch >= 17 ? 3 : pitch >= 11 ? 2 : 1;
   const cell = Math.max(SMALLEST, Math.floor(pitch - gap));
-  const size = (count: number): number => (count + 1) * (cell + gap) - gap + MARGIN + EDGE;
-  return { layers, heads, cell, gap, width: AXIS + size(heads) + EDGE, height: HEADER + size(layers) + EDGE };
+  const tops: number[] = [];
+  let at = HEADER + EDGE;
+  for (let layer = 0; layer < layers; layer++) {
+    const run = absent.find(({ from, to }) => layer >= from && layer < to);
+    tops.push(at);
+    at += run === undefined ? cell + gap : bandOf(run) / (run.to - run.from) + (layer === run.to - 1 ? gap : 0);
+  }
+  tops.push(at + MARGIN);
+  const size = (heads + 1) * (cell + gap) - gap + MARGIN + EDGE;
+  return { layers, heads, absent, cell, gap, tops, width: AXIS + size + EDGE, height: at + MARGIN + cell + 2 * EDGE };
 }
 
-/** Left or top of the cell at `place` along an axis of `count` cells; place `count` is the margin. */
-const start = ({ cell, gap }: Grid, place: number, count: number): number => EDGE + place * (cell + gap) + (place === count ? MARGIN : 0);
-const left = (grid: Grid, head: number): number => AXIS + start(grid, head, grid.heads);
-const top = (grid: Grid, layer: number): number => HEADER + start(grid, layer, grid.layers);
+/** Left of head `head`; the number of heads is the margin. */
+const left = ({ cell, gap, heads }: Grid, head: number): number => AXIS + EDGE + head * (cell + gap) + (head === heads ? MARGIN : 0);
+const top = ({ tops }: Grid, layer: number): number => tops[layer];
 
 /** A cell of the grid; `null` is the margin. */
 interface Cell {
@@ -57,11 +88,12 @@ interface Cell {
 }
 
 /** The cell under a point, gaps counted to the cell before them. */
-function cellAt(grid: Grid, x: number, y: number): Cell | null {
-  const place = (at: number, count: number): number => (at >= start(grid, count, count) - MARGIN / 2 ? count : Math.floor((at - EDGE) / (grid.cell + grid.gap)));
-  const [head, layer] = [place(x - AXIS, grid.heads), place(y - HEADER, grid.layers)];
+export function cellAt(grid: Grid, x: number, y: number): Cell | null {
+  const { heads, layers, tops } = grid;
+  const head = x >= left(grid, heads) - MARGIN / 2 ? heads : Math.floor((x - left(grid, 0)) / (grid.cell + grid.gap));
+  const layer = y >= tops[layers] - MARGIN / 2 ? layers : tops.filter((top) => top <= y).length - 1;
   if (head < 0 || layer < 0 || x > grid.width || y > grid.height) return null;
-  return { layer: layer >= grid.layers ? null : layer, head: head >= grid.heads ? null : head };
+  return { layer: layer >= layers ? null : layer, head: head >= heads ? null : head };
 }
 
 const same = (a: Cell | null, b: Cell | null): boolean => a === b || (a !== null && b !== null && a.layer === b.layer && a.head === b.head);
@@ -125,11 +157,10 @@ function codeColours({ weights }: Thumbs, palette: Palette, scale: Scale, lut: L
 }
 
 /** Keys a query of thumbnail row `row` may look at, in `layer` or on average over all. */
-function allowedIn({ allowed, rows }: Thumbs, layer: number | null, row: number): number {
+function allowedIn({ allowed, rows }: Thumbs, { layers }: PartInfo, layer: number | null, row: number): number {
   if (layer !== null) return allowed[layer * rows + row];
-  let sum = 0;
-  for (let at = row; at < allowed.length; at += rows) sum += allowed[at];
-  return sum / (allowed.length / rows);
+  const there = layers.flatMap(({ heads }, at) => (heads > 0 ? [allowed[at * rows + row]] : []));
+  return there.reduce((sum, count) => sum + count, 0) / there.length;
 }
 
 function paint(canvas: HTMLCanvasElement, grid: Grid, part: PartInfo, thumbs: Thumbs, reduce: Reduce, scale: Scale, palette: Palette): void {
@@ -147,7 +178,7 @@ function paint(canvas: HTMLCanvasElement, grid: Grid, part: PartInfo, thumbs: Th
   };
   const size = Math.round(grid.cell * ratio);
   for (const cell of cellsOf(grid, part)) {
-    const rowColours = Array.from({ length: thumbs.rows }, (_, row) => colours(scale === "uniform" ? allowedIn(thumbs, cell.layer, row) : 0));
+    const rowColours = Array.from({ length: thumbs.rows }, (_, row) => colours(scale === "uniform" ? allowedIn(thumbs, part, cell.layer, row) : 0));
     const at = Math.round(top(grid, cell.layer ?? grid.layers) * ratio) * canvas.width + Math.round(left(grid, cell.head ?? grid.heads) * ratio);
     paintThumb(codesOf(thumbs, cell, grid.layers, reduce), thumbs.rows, thumbs.cols, (row) => rowColours[row], pixels, canvas.width, at, size, size);
   }
@@ -166,7 +197,7 @@ function cellsOf(grid: Shape, part: PartInfo): Cell[] {
   return cells;
 }
 
-const exists = ({ layer, head }: Cell, part: PartInfo): boolean => layer === null || head === null || head < part.layers[layer].heads;
+const exists = ({ layer, head }: Cell, part: PartInfo): boolean => layer === null || (head ?? 0) < part.layers[layer].heads;
 
 // ── the board ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -190,9 +221,10 @@ class Matrix {
   readonly #canvas = element("canvas", { "aria-hidden": "true" });
   readonly #axes = element("div", { class: "attn-axes", "aria-hidden": "true" });
   readonly #cells = element("div", { role: "rowgroup" });
+  readonly #bands = element("div", { role: "rowgroup" });
   readonly #selected = element("div", { class: "attn-frame attn-selected", "aria-hidden": "true" });
   readonly #hovered = element("div", { class: "attn-frame attn-hovered", "aria-hidden": "true" });
-  readonly #board = element("div", { class: "attn-board", role: "grid" }, this.#canvas, this.#axes, this.#cells, this.#hovered, this.#selected);
+  readonly #board = element("div", { class: "attn-board", role: "grid" }, this.#canvas, this.#axes, this.#bands, this.#cells, this.#hovered, this.#selected);
   readonly #legend = element("div");
   readonly #reduce = segmented<Reduce>("Averages in the margins", (reduce) => { this.#state.set({ reduce }); });
   readonly #paintSoon: () => void;
@@ -259,6 +291,7 @@ class Matrix {
     this.#board.setAttribute("aria-rowcount", String(layers + 1));
     this.#board.setAttribute("aria-colcount", String(heads + 1));
     this.#makeCells();
+    this.#bands.replaceChildren(...this.#grid.absent.map((run) => bandElement(this.#grid, run)));
     this.#rename();
     this.#select();
     this.#paint();
@@ -310,7 +343,7 @@ class Matrix {
       cell.tabIndex = chosen ? 0 : -1;
     }
     if (this.#sparse()) this.#moveTo(selection, false);
-    this.#place(this.#selected, this.#inGrid(selection) ? selection : null);
+    this.#place(this.#selected, this.#inGrid(selection) && exists(selection, this.#part) ? selection : null);
   }
 
   #inGrid({ layer, head }: Cell): boolean {
@@ -348,23 +381,22 @@ class Matrix {
   }
 
   #listen(signal: AbortSignal): void {
-    const board = this.#board;
-    board.addEventListener("pointermove", (event) => { this.#point(this.#under(event)); }, { signal });
-    board.addEventListener("pointerleave", () => { this.#point(null); }, { signal });
-    board.addEventListener("click", (event) => { this.#pick(this.#under(event)); }, { signal });
-    board.addEventListener("focusout", () => { this.#point(null); }, { signal });
-    board.addEventListener("focusin", (event) => {
-      if (event.target instanceof HTMLElement && event.target.matches(":focus-visible")) this.#point(this.#active);
-    }, { signal });
-    board.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") this.#pick(this.#active);
-      else {
-        const next = this.#neighbour(event.key);
-        if (next === null) return;
-        this.#moveTo(next, true);
-      }
-      event.preventDefault();
-    }, { signal });
+    listen(this.#board, {
+      pointermove: (event) => { this.#point(this.#under(event)); },
+      pointerleave: () => { this.#point(null); },
+      click: (event) => { this.#pick(this.#under(event)); },
+      focusout: () => { this.#point(null); },
+      focusin: ({ target }) => { if (target instanceof HTMLElement && target.matches(":focus-visible")) this.#point(this.#active); },
+      keydown: (event) => {
+        if (event.key === "Enter" || event.key === " ") this.#pick(this.#active);
+        else {
+          const next = this.#neighbour(event.key);
+          if (next === null) return;
+          this.#moveTo(next, true);
+        }
+        event.preventDefault();
+      },
+    }, signal);
   }
 
   // ── keyboard ──
@@ -379,7 +411,8 @@ class Matrix {
     const [down, across] = step[key];
     const bound = (at: number, most: number): number | null => (at >= most ? null : Math.max(0, at));
     let head = (this.#active.head ?? heads) + across;
-    const layer = bound((this.#active.layer ?? layers) + down, layers);
+    const rows = [...this.#part.layers.flatMap((one, at) => (one.heads > 0 ? [at] : [])), null]; // absent layers are passed over
+    const layer = rows[Math.min(rows.length - 1, Math.max(0, rows.indexOf(this.#active.layer) + down))];
     while (head < heads && !exists({ layer, head: Math.max(0, head) }, this.#part)) head += across < 0 ? -1 : 1;
     return { layer, head: bound(head, heads) };
   }
@@ -417,6 +450,19 @@ class Matrix {
   }
 }
 
+/** Layers that have nothing to show, and why. */
+function bandElement(grid: Grid, run: Run): HTMLElement {
+  const { from, to, reasons } = run;
+  const which = to - from === 1 ? String(from) : `${from}–${to - 1}`;
+  const why = [...new Set(reasons)].join(", ");
+  const style = `left: ${left(grid, 0)}px; top: ${top(grid, from)}px; width: ${grid.width - EDGE - left(grid, 0) - EDGE}px; height: ${bandOf(run)}px`;
+  const cell = element("div", {
+    role: "gridcell", "aria-disabled": "true", "aria-colspan": grid.heads + 1, "aria-label": `Layer${to - from === 1 ? "" : "s"} ${which}: ${why}`,
+    class: "attn-absent", "data-absent": which, title: reasons.map((reason, n) => `Layer ${from + n}: ${reason}`).join("\n"), style,
+  }, element("span", {}, `${which} · ${why}`));
+  return element("div", { role: "row", "aria-rowindex": from + 1 }, cell);
+}
+
 function cellOf(target: HTMLElement): Cell {
   const read = (value: string | undefined): number | null => (value === undefined || value === "*" ? null : Number(value));
   return { layer: read(target.dataset["layer"]), head: read(target.dataset["head"]) };
@@ -430,7 +476,8 @@ function axisLabels(grid: Grid, reduce: Reduce): HTMLElement[] {
   const label = (text: string, x: number, y: number, side: string): HTMLElement =>
     element("span", { class: side, style: `transform: translate(${x}px, ${y}px); --cell: ${grid.cell}px` }, text);
   const heads = every(grid.heads, pitch, 18).map((head) => label(String(head), left(grid, head), 0, "attn-top"));
-  const layers = every(grid.layers, pitch, 13).map((layer) => label(String(layer), 0, top(grid, layer), "attn-left"));
+  const absent = (layer: number): boolean => grid.absent.some(({ from, to }) => layer >= from && layer < to);
+  const layers = every(grid.layers, pitch, 13).filter((layer) => !absent(layer)).map((layer) => label(String(layer), 0, top(grid, layer), "attn-left"));
   return [...heads, label(reduce, left(grid, grid.heads), 0, "attn-top"), ...layers, label(LAYER_MARGIN[reduce], 0, top(grid, grid.layers), "attn-left")];
 }
 

@@ -1,0 +1,13 @@
+/** What lasts until a signal aborts. */
+
+type Heard = { readonly [K in keyof HTMLElementEventMap]?: (event: HTMLElementEventMap[K]) => void };
+
+/** Calls each function of `heard` on the event it is named after. */
+export function listen(target: EventTarget, heard: Heard, signal: AbortSignal, options: AddEventListenerOptions = {}): void {
+  for (const [name, listener] of Object.entries(heard)) target.addEventListener(name, listener as (event: Event) => void, { signal, ...options });
+}
+
+/** Calls `act` when `signal` aborts. */
+export function atEnd(signal: AbortSignal, act: () => void): void {
+  signal.addEventListener("abort", act, { once: true });
+}
