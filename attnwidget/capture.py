@@ -255,9 +255,12 @@ class Recorder(Listener):
         if group not in run.planned:
             run.planned[group] = self._plan(call, len(stack) or 1)
         mask, bias = call.rules()
+        mask = Mask.full(*call.shape[2:]) if mask is None else mask
+        if call.weights is not None:
+            mask = _with_padding(mask, call.weights, run.inputs.keep)
         layer = Layer(
             name=call.name,
-            mask=Mask.full(*call.shape[2:]) if mask is None else mask,
+            mask=mask,
             q=self._keep(call.q),
             k=self._keep(call.k),
             v=self._keep(call.v) if self.keep_values and call.q is not None else None,
@@ -397,6 +400,14 @@ def _chosen_parts(parts: Collection[str] | None) -> frozenset[str] | None:
     if not chosen or chosen - set(ROLES):
         raise ValueError(f"parts is {sorted(chosen)}; it may hold {', '.join(map(repr, ROLES))}.")
     return chosen
+
+
+def _with_padding(mask: Mask, weights: Tensor, keep: Tensor | None) -> Mask:
+    """Stored weights tell padding only by zeros: where the inputs say that there is some, and the zeros are there."""
+    if keep is None or keep.shape != (weights.shape[0], weights.shape[3]):
+        return mask
+    padded = weights.detach().amax((1, 2)).cpu()[~keep]
+    return replace(mask, keep=keep) if not bool(padded.any()) else mask
 
 
 def _free_memory() -> int:

@@ -24,8 +24,9 @@ from .inputs import given_to, is_encoder_decoder, limit_of
 
 # How many tokens are written where nobody says.
 _TOKENS = 40
-# Share of the time that may go into showing what is there so far.
-_SHARE = 0.25
+# Share of the time that may go into showing what is there so far, and seconds between two such pictures: a page that
+# gets them faster than it can draw them falls behind.
+_SHARE, _PAUSE = 0.25, 0.25
 # Most bytes of the generation's logits that are held for the comparison.
 _LOGITS = 2**28
 # Relative differences between logits that rounding explains, per precision: many layers add up.
@@ -58,8 +59,8 @@ def capture_generation(
         prompt: a text, a list of texts, or a mapping of what the model takes. For an encoder-decoder model it is what
             the encoder reads.
         tokenizer: the model's.
-        on_step: called with the attention of what is there so far: after the first token, then as often as a quarter of
-            the time allows, and with all of it at the end.
+        on_step: called with the attention of what is there so far: after the first token, then up to four times a
+            second as far as a quarter of the time allows, and with all of it at the end.
         truncate, layers, parts, dtype, keep_values, pin_memory: as in :func:`~attnwidget.capture`.
         progress: a bar over the tokens, for generations that take longer than a second.
         **generate: of the model's ``generate``: ``max_new_tokens`` (40 where neither you nor the model says),
@@ -197,19 +198,21 @@ class _Generation:
     ) -> Attention:
         """Generate, and replay what came out."""
         seen: Tensor | None = None
-        begun, spent = time.perf_counter(), 0.0
+        begun, spent, last = time.perf_counter(), 0.0, 0.0
         bar = tqdm(total=self.steps, desc="writing", unit="token", delay=1.0, leave=False, disable=not progress)
 
         def step(ids: Tensor, scores: Any, **_: Any) -> Tensor:
-            nonlocal seen, spent
+            nonlocal seen, spent, last
             first, seen = seen is None, ids
             if first and self.decodes:
                 self.prompt = ids.shape[1] - 1
             bar.update(ids.shape[1] - self.prompt - bar.n)
             now = time.perf_counter()
-            if on_step is not None and (first or spent <= _SHARE * (now - begun)):
+            due = now - last >= _PAUSE and spent <= _SHARE * (now - begun)
+            if on_step is not None and (first or due):
                 on_step(self._replayed(self._rows(ids), listening()))
-                spent += time.perf_counter() - now
+                last = time.perf_counter()
+                spent += last - now
             return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
         from transformers import StoppingCriteriaList
@@ -240,7 +243,8 @@ class _Generation:
         """Of the beams that are being followed, those that would be returned now: the best of each text."""
         if self.beams == 1:
             return ids
-        return ids.unflatten(0, (self.batch, -1))[:, : self.each].flatten(0, 1)
+        best: Tensor = ids.unflatten(0, (self.batch, -1))[:, : self.each]
+        return best.flatten(0, 1)
 
     def _whole(self, ids: Tensor) -> Tensor:
         """With the prompt in front, which a few models do not return."""

@@ -34,6 +34,7 @@ class Inputs:
 
     Attributes:
         read, decoded: ids [batch, token] of the encoder's or only text, and of the decoder's.
+        keep: bool [batch, token], False for padding of the encoder's or only text.
         segments: [batch, token] which text of a pair each token belongs to, as BERT is told.
         pixels: shape of the image [batch, channel, height, width].
         seconds: length of the sound, at the 16 000 samples or 100 spectra a second that speech models are fed with.
@@ -42,6 +43,7 @@ class Inputs:
 
     read: Tensor | None = None
     decoded: Tensor | None = None
+    keep: Tensor | None = None
     segments: Tensor | None = None
     pixels: tuple[int, ...] | None = None
     seconds: float | None = None
@@ -56,7 +58,7 @@ class Inputs:
             whole = isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point()
             return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) and whole else None
 
-        pixels = given.get("pixel_values")
+        pixels, padding = given.get("pixel_values"), ids("attention_mask")
         main = next((given[name] for name in _MAIN if isinstance(given.get(name), Tensor)), None)
         first = (
             main if main is not None else next((v for v in given.values() if isinstance(v, Tensor) and v.dim()), None)
@@ -64,6 +66,7 @@ class Inputs:
         return cls(
             read=ids("input_ids"),
             decoded=ids("decoder_input_ids"),
+            keep=None if padding is None or bool(padding.all()) else padding.bool(),
             segments=ids("token_type_ids"),
             pixels=tuple(pixels.shape) if isinstance(pixels, Tensor) else None,
             seconds=_seconds(given),

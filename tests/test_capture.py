@@ -723,3 +723,15 @@ def test_an_ordinary_division_by_a_sum_is_no_attention() -> None:
 
     with pytest.raises(NoAttentionError):
         capture(Normalised(), torch.randn(5, 5))
+
+
+def test_padding_is_known_also_where_only_the_softmax_is_seen() -> None:
+    """BLOOM calls softmax itself. Oracle: the padding that went in."""
+    model, _ = make("bloom")
+    ids = torch.randint(5, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(3))
+    keep = torch.ones_like(ids)
+    keep[1, 6:] = 0
+    attention = capture(model, {"input_ids": ids, "attention_mask": keep})
+    assert attention.part().layers[0].weights is not None
+    assert not attention[0, 0].padding.any()
+    assert attention.select(1)[0, 0].padding.tolist() == [False] * 6 + [True] * 3
