@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .attention import Attention, Check, Layer
-from .inputs import Inputs, Text, given_to
+from .inputs import Inputs, Text, given_to, is_encoder_decoder
 from .listen import LOOKED_FOR, Call, Listener
 from .masks import Mask
 from .parts import ROLES, Kept, noun_of, parts_of, place_of, role_of, slot_of
@@ -61,7 +61,8 @@ def capture(
     Args:
         model: any ``torch.nn.Module``: of transformers, timm, torchvision, or written by hand.
         inputs: a text, a pair of texts (a tuple), or a list of either, padded for you; or what the model takes: a
-            mapping of keyword arguments (a tokenizer's or processor's output), a tensor, a tuple of positional arguments.
+            mapping of keyword arguments (a tokenizer's or processor's output), a tensor, a tuple of positional
+            arguments.
         tokenizer: turns the text into ids and ids into labels. Needed for a text; for ids it gives readable labels.
         target: for encoder-decoder models, the text the decoder reads.
         truncate: cut a text that is longer than the model allows. Without it such a text is an error.
@@ -167,10 +168,13 @@ class _Run:
     effects: list[float] = field(default_factory=list)
     tolerance: float = 0.0
     rows: int = 0
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # by module: why a call was not compared
+    remarks: dict[str, list[str]] = field(default_factory=dict)  # what has to be known of the calls of these modules
     # By place in the model and shape: how many calls there were, and the bytes that those kept will take.
     counts: dict[tuple[Any, ...], int] = field(default_factory=dict)
     planned: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    # Masks without the rows of padding, by id of the mask they were made of; that one is kept, so that its id is.
+    masks: dict[int, tuple[Mask, Mask]] = field(default_factory=dict)
     unwanted: dict[str, str] = field(default_factory=dict)  # name of the module → its layer or part
 
 
@@ -234,8 +238,8 @@ class Recorder(Listener):
     def end(self) -> None:
         self._runs.append(_Run())  # for what is called from outside the model's own forward, if anything is
 
-    def failed(self, name: str, problem: Exception) -> None:
-        self._run.skipped[name] = f"could not be recorded ({type(problem).__name__}: {problem})"
+    def remark(self, name: str, words: str) -> None:
+        self._run.remarks.setdefault(words, []).append(name)
 
     def take(self, call: Call) -> Kept | None:
         run, place = self._run, place_of(call.name)
@@ -246,25 +250,23 @@ class Recorder(Listener):
         unwanted = ""
         if self.layers is not None and not {number, number - len(stack)} & self.layers:
             unwanted = f"layer {number}"
-        if self.parts is not None:
-            role = role_of(self.model, call.name, call.shape, call.rules()[0])
-            unwanted = unwanted if role in self.parts else f"part {role!r}"
+        mask, bias = call.rules() if not unwanted else (None, None)
+        role = role_of(self.model, call.name, call.shape, mask)
+        if self.parts is not None and role not in self.parts:
+            unwanted = f"part {role!r}"
         if unwanted:
             run.unwanted[call.name] = unwanted
             return None
         if group not in run.planned:
             run.planned[group] = self._plan(call, len(stack) or 1)
-        mask, bias = call.rules()
-        mask = Mask.full(*call.shape[2:]) if mask is None else mask
-        if call.weights is not None:
-            mask = _with_padding(mask, call.weights, run.inputs.keep)
+        weights = self._keep(call.weights)
         layer = Layer(
             name=call.name,
-            mask=mask,
+            mask=self._masked(run, role, call, mask, weights),
             q=self._keep(call.q),
             k=self._keep(call.k),
             v=self._keep(call.v) if self.keep_values and call.q is not None else None,
-            weights=self._keep(call.weights),
+            weights=weights,
             scale=call.scale,
             softcap=call.softcap,
             bias=bias,
@@ -314,6 +316,27 @@ class Recorder(Listener):
         torch.cuda.current_stream(tensor.device).synchronize()
         return held
 
+    def _masked(self, run: _Run, role: str, call: Call, mask: Mask | None, weights: Tensor | None) -> Mask:
+        """The mask, where padding is what the inputs say: as keys, and as queries whose rows nobody is to read."""
+        batch, _, queries, keys = call.shape
+        if mask is None:
+            mask = Mask.full(queries, keys)
+        written = role in ("decoder", "cross") and is_encoder_decoder(self.model)
+        asking = run.inputs.keep_decoded if written else run.inputs.keep
+        asked = run.inputs.keep_decoded if written and role == "decoder" else run.inputs.keep
+        if role in ("vision", "audio"):
+            asking = asked = None
+        if weights is not None and asked is not None and asked.shape == (batch, keys):
+            # Stored weights tell padding only by zeros: see that they are there.
+            unseen = not bool(weights.amax((1, 2))[~asked].any())
+            mask = replace(mask, keep=asked) if unseen else mask
+        if asking is None or asking.shape != (batch, queries):
+            return mask
+        if weights is not None:
+            weights.masked_fill_(~asking[:, None, :, None], 0.0)
+        # Layers share the mask: made once, it stays one.
+        return run.masks.setdefault(id(mask), (mask, mask.without(asking)))[1]
+
     # ── checking ──
 
     def _compare(self, run: _Run, layer: Layer, call: Call, out: Tensor) -> None:
@@ -354,11 +377,11 @@ class Recorder(Listener):
             raise ValueError(f"There was no attention in {wanted}. What ran has {seen}.")
         check = _verdict(run, self.dtype)
         notes = [] if check.ok else [check.text]
-        notes += [f"{name}: {words}." for name, words in run.skipped.items() if words.startswith("could not")]
-        broken = sorted({one.layer.name for one in run.kept if _is_broken(one.layer)}, key=str)
-        if broken:
-            more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
-            notes.append(f"{broken[0]}{more}: NaN or infinite numbers. They are drawn as ×.")
+        if broken := list(dict.fromkeys(one.layer.name for one in run.kept if _is_broken(one.layer))):
+            run.remarks["NaN or infinite numbers. They are drawn as ×"] = broken
+        for words, names in run.remarks.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            notes.append(f"{names[0]}{more}: {words}.")
         context = self.tokenizer, self.texts, self.generated, run.unwanted
         parts = parts_of(self.model, run.kept, run.inputs, *context)
         name = type(self.model).__name__
@@ -368,7 +391,7 @@ class Recorder(Listener):
         name = type(self.model).__name__
         if not self._runs:
             return f"{name} has not run inside the recording block yet, so there is no attention to show."
-        broken = [f"{where}: {words}" for run in self._runs for where, words in run.skipped.items()]
+        broken = [f"{names[0]}: {words}" for run in self._runs for words, names in run.remarks.items()]
         return (
             f"No attention was seen while {name} ran. Looked for: {LOOKED_FOR}. "
             + (f"{broken[0]}. " if broken else "")
@@ -400,14 +423,6 @@ def _chosen_parts(parts: Collection[str] | None) -> frozenset[str] | None:
     if not chosen or chosen - set(ROLES):
         raise ValueError(f"parts is {sorted(chosen)}; it may hold {', '.join(map(repr, ROLES))}.")
     return chosen
-
-
-def _with_padding(mask: Mask, weights: Tensor, keep: Tensor | None) -> Mask:
-    """Stored weights tell padding only by zeros: where the inputs say that there is some, and the zeros are there."""
-    if keep is None or keep.shape != (weights.shape[0], weights.shape[3]):
-        return mask
-    padded = weights.detach().amax((1, 2)).cpu()[~keep]
-    return replace(mask, keep=keep) if not bool(padded.any()) else mask
 
 
 def _free_memory() -> int:

@@ -8,6 +8,7 @@ the model computes something else step by step than at once, its logits differ, 
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -108,33 +109,40 @@ class _Generation:
     def __init__(self, model: nn.Module, given: dict[str, Any], options: dict[str, Any], tokenizer: Any) -> None:
         self.model, self.decodes = model, is_encoder_decoder(model)
         self.options = dict(options)
+        # The caller's own is left alone; options beside it are on their way out of transformers.
+        if (config := options.get("generation_config")) is not None:
+            self.options["generation_config"] = copy.deepcopy(config)
         self.takes = set(inspect.signature(model.forward).parameters)
         # What the forward takes may also be among the options of generate.
         inputs = {name for name, one in options.items() if isinstance(one, Tensor) and name in self.takes}
         self.given = {**given, **{name: self.options.pop(name) for name in inputs}}
         ids = self.given.get("input_ids")
-        if ids is None and not self.decodes:
-            raise ValueError(
-                f"{type(model).__name__} writes on from token ids: pass a text, or a mapping with input_ids."
-            )
+        main = ids if ids is not None else next((one for one in self.given.values() if isinstance(one, Tensor)), None)
+        if (ids is None and not self.decodes) or not isinstance(main, Tensor) or main.dim() < 2:
+            what = "what its encoder reads" if self.decodes else "token ids [batch, token]"
+            raise ValueError(f"{type(model).__name__} writes on from {what}: pass a text, or a mapping of tensors.")
         self.pad = self._stated("pad_token_id")
         self.ends = self._ends()
         if self.pad is None:
             own = getattr(getattr(tokenizer, "tokenizer", tokenizer), "pad_token_id", None)
             self.pad = own if own is not None else next(iter(self.ends), None)
-            if self.pad is not None:
-                self.options["pad_token_id"] = self.pad
+            self._set("pad_token_id", self.pad)
         if ids is not None and "attention_mask" in self.takes and self.given.get("attention_mask") is None:
             padded = self.pad is not None and self.pad not in self.ends
             self.given["attention_mask"] = (ids != self.pad).long() if padded else torch.ones_like(ids)
-        self.batch = len(next(one for one in (ids, *self.given.values()) if isinstance(one, Tensor)))
-        # Number of tokens that were there before the first one was written.
-        self.prompt = 1 if self.decodes or ids is None else ids.shape[1]
+        self.batch = len(main)
+        # What was there before the first token was written, [text, token]; of a decoder it is known when it begins.
+        self.start: Tensor = torch.zeros(self.batch, 1) if self.decodes or ids is None else ids
         self.steps = self._room(tokenizer)
         self.beams = int(self._stated("num_beams") or 1)
         self.each = int(self._stated("num_return_sequences") or 1)
         if self._stated("stop_strings") is not None:
             self.options.setdefault("tokenizer", tokenizer)
+
+    @property
+    def prompt(self) -> int:
+        """Number of tokens that were there before the first one was written."""
+        return self.start.shape[1]
 
     # ── what was asked for ──
 
@@ -144,6 +152,13 @@ class _Generation:
             return self.options[name]
         configs = (self.options.get("generation_config"), getattr(self.model, "generation_config", None))
         return next((one for c in configs if (one := getattr(c, name, None)) is not None), None)
+
+    def _set(self, name: str, value: Any) -> None:
+        config = self.options.get("generation_config")
+        if config is None:
+            self.options[name] = value
+        else:
+            setattr(config, name, value)
 
     def _ends(self) -> set[int]:
         stated = self._stated("eos_token_id")
@@ -164,11 +179,8 @@ class _Generation:
             limit = next((one for one in stated if isinstance(one, int) and one > 0), None)
         else:
             limit = limit_of(self.model, tokenizer)
-        start, name = (
-            ("start of the decoder", type(self.model).__name__)
-            if self.decodes
-            else ("prompt", type(self.model).__name__)
-        )
+        start = "start of the decoder" if self.decodes else "prompt"
+        name = type(self.model).__name__
         new, total = self._stated("max_new_tokens"), self._stated("max_length")
         if new is None and "max_length" not in self.options and total in (None, 20):
             # 20 is what transformers says where nobody says anything.
@@ -177,7 +189,7 @@ class _Generation:
                 raise ValueError(
                     f"The {start} has {self.prompt} tokens, and {name} takes at most {limit}: no room to write."
                 )
-            self.options["max_new_tokens"] = new
+            self._set("max_new_tokens", new)
         elif new is None:
             new = total - self.prompt
             if new < 1:
@@ -205,7 +217,7 @@ class _Generation:
             nonlocal seen, spent, last
             first, seen = seen is None, ids
             if first and self.decodes:
-                self.prompt = ids.shape[1] - 1
+                self.start = ids[:: len(ids) // self.batch, :-1]
             bar.update(ids.shape[1] - self.prompt - bar.n)
             now = time.perf_counter()
             due = now - last >= _PAUSE and spent <= _SHARE * (now - begun)
@@ -219,12 +231,12 @@ class _Generation:
 
         own = self.options.pop("stopping_criteria", None) or []
         compared = self.beams == 1 and self._logits_fit()
+        for name, value in (("return_dict_in_generate", True), ("output_logits", compared)):
+            self._set(name, value)
         asked = {**self.given, **self.options, "stopping_criteria": StoppingCriteriaList([*own, step])}
         with bar:
             try:
-                out = self.model.generate(  # type: ignore[operator]  # known to be there
-                    **asked, return_dict_in_generate=True, output_logits=compared
-                )
+                out = self.model.generate(**asked)  # type: ignore[operator]  # known to be there
             except KeyboardInterrupt:
                 if seen is None:
                     raise
@@ -248,11 +260,8 @@ class _Generation:
 
     def _whole(self, ids: Tensor) -> Tensor:
         """With the prompt in front, which a few models do not return."""
-        prompt = self.given.get("input_ids")
-        if self.decodes or prompt is None:
-            return ids
-        prompt = prompt.repeat_interleave(len(ids) // len(prompt), 0)
-        return ids if torch.equal(ids[:, : self.prompt], prompt) else torch.cat([prompt, ids], dim=1)
+        start = self.start.repeat_interleave(len(ids) // self.batch, 0)
+        return ids if torch.equal(ids[:, : self.prompt], start) else torch.cat([start, ids], dim=1)
 
     # ── replaying ──
 

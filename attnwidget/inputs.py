@@ -34,7 +34,7 @@ class Inputs:
 
     Attributes:
         read, decoded: ids [batch, token] of the encoder's or only text, and of the decoder's.
-        keep: bool [batch, token], False for padding of the encoder's or only text.
+        keep, keep_decoded: bool [batch, token], False for padding; None where there is none.
         segments: [batch, token] which text of a pair each token belongs to, as BERT is told.
         pixels: shape of the image [batch, channel, height, width].
         seconds: length of the sound, at the 16 000 samples or 100 spectra a second that speech models are fed with.
@@ -44,6 +44,7 @@ class Inputs:
     read: Tensor | None = None
     decoded: Tensor | None = None
     keep: Tensor | None = None
+    keep_decoded: Tensor | None = None
     segments: Tensor | None = None
     pixels: tuple[int, ...] | None = None
     seconds: float | None = None
@@ -58,7 +59,11 @@ class Inputs:
             whole = isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point()
             return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) and whole else None
 
-        pixels, padding = given.get("pixel_values"), ids("attention_mask")
+        def kept(name: str) -> Tensor | None:
+            mask = ids(name)
+            return None if mask is None or bool(mask.all()) else mask.bool()
+
+        pixels = given.get("pixel_values")
         main = next((given[name] for name in _MAIN if isinstance(given.get(name), Tensor)), None)
         first = (
             main if main is not None else next((v for v in given.values() if isinstance(v, Tensor) and v.dim()), None)
@@ -66,7 +71,8 @@ class Inputs:
         return cls(
             read=ids("input_ids"),
             decoded=ids("decoder_input_ids"),
-            keep=None if padding is None or bool(padding.all()) else padding.bool(),
+            keep=kept("attention_mask"),
+            keep_decoded=kept("decoder_attention_mask"),
             segments=ids("token_type_ids"),
             pixels=tuple(pixels.shape) if isinstance(pixels, Tensor) else None,
             seconds=_seconds(given),
@@ -187,7 +193,7 @@ def _what_it_may_be(inputs: Any) -> str:
         lengths = sorted({len(one) for one in inputs})
         return (
             f"inputs is a list of {len(inputs)} sequences of ids, {lengths[0]} to {lengths[-1]} long. Pad them and pass "
-            "a mapping, {'input_ids': …, 'attention_mask': …}; or pass the texts themselves: they are padded for you."
+            "a mapping, {'input_ids': …, 'attention_mask': …}; or pass the texts themselves: they are padded."
         )
     mixed = " Not every item of the list is a text." if isinstance(inputs, list) and inputs else ""
     return (

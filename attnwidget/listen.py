@@ -99,8 +99,8 @@ class Listener:
         """After it: what was taken, and the output [batch, head, query, d_v] where it can be compared with."""
         raise NotImplementedError
 
-    def failed(self, name: str, problem: Exception) -> None:
-        """Listening to one call failed; the model runs on."""
+    def remark(self, name: str, words: str) -> None:
+        """Something about the calls of a module that whoever looks at them has to know."""
         raise NotImplementedError
 
     @property
@@ -199,7 +199,7 @@ class Listener:
         except MemoryError:
             raise
         except Exception as problem:
-            self.failed(name, problem)
+            self.remark(name, f"could not be recorded ({type(problem).__name__}: {problem})")
             return None
         finally:
             self._busy = busy
@@ -327,7 +327,7 @@ def _through_interface(listener: Listener, module: nn.Module, name: str, given: 
         k=k,
         v=given["value"],
         scale=q.shape[-1] ** -0.5 if scaling is None else float(scaling),
-        softcap=given.get("softcap"),
+        softcap=None if name == "sdpa" else given.get("softcap"),  # transformers 5.2 passes it, and sdpa leaves it out
         sink=sink,
         rules=partial(_rules_of_interface, listener, module, name, given),
     )
@@ -471,7 +471,9 @@ class _Functions(TorchFunctionMode):
         if function in _PRODUCTS:
             self.candidates = {}
             used = _as_multiplied(function, args, found.now, found.weights)
-            if found.module is not None and used is not None and self.listener.hears(found.module):
+            if found.module is None or used is None or not _may_attend(found.name, found.module):
+                return
+            if self.listener.hears(found.module):
                 self.listener.attempt(found.name, partial(self._add_stored, found, used, function, args, result))
         elif isinstance(result, Tensor):
             self.candidates[id(result)] = _Candidate(result, found.weights, found.name, found.module)
@@ -498,7 +500,13 @@ class _Functions(TorchFunctionMode):
         where = found.name, module, self.listener.block(), self.listener.piece_of(module)
         call = Call(*where, weights=weights, rules=rules)
         out = None
-        if function in _PLAIN_PRODUCTS and found.now.shape == used.shape and torch.equal(found.now, used):
+        same = found.now.shape == used.shape and torch.equal(found.now, used.to(found.now.dtype))
+        if not same and not module.training and used is found.weights and found.now.shape == used.shape:
+            self.listener.remark(
+                found.name,
+                "its weights are changed again before they multiply the values; the maps are those of the softmax",
+            )
+        if function in _PLAIN_PRODUCTS and same:
             values = [a for a in args if isinstance(a, Tensor)][-1]
             call.v, out = shaped(values.detach()), shaped(result.detach())
         taken = self.listener.take(call)
@@ -524,6 +532,12 @@ _multi_head_attention = types.FunctionType(
     _body.__code__, {**_body.__globals__, "has_torch_function": lambda _: False}, _body.__name__, _body.__defaults__
 )
 _multi_head_attention.__kwdefaults__ = _body.__kwdefaults__
+
+
+def _may_attend(name: str, module: nn.Module) -> bool:
+    """False for what multiplies values in a model of transformers and is not called attention: a router, a mixer."""
+    told = f"{name}.{type(module).__name__}".lower()
+    return not type(module).__module__.startswith("transformers.") or "attn" in told or "attention" in told
 
 
 def _operands(args: tuple[Any, ...]) -> Iterator[Any]:

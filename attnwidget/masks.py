@@ -93,6 +93,14 @@ class Mask:
         dense = None if self.dense is None else self.dense.expand(-1, -1, queries, -1)
         return Mask(self.start.expand(-1, queries), self.stop.expand(-1, queries), self.keep, dense)
 
+    def without(self, keep: Tensor) -> Mask:
+        """The same mask with no keys for the queries that are padding, bool [batch, query]: their rows mean nothing."""
+        batch = max(len(keep), len(self.start), len(self.keep))
+        start, stop = (one.expand(batch, -1) for one in (self.start, self.stop))
+        dense = None if self.dense is None else self.dense & keep[:, None, :, None]
+        # An empty interval, wherever the model's own began.
+        return Mask(start, torch.where(keep, stop, start), self.keep, dense)
+
     def allowed(self, sample: int, rows: Tensor, head: int | None = None) -> Tensor:
         """bool [row, key], or [head or 1, row, key] where ``head`` is None."""
         # Rules and padding may be those of one text or of each: a flash mask has one rule and the padding of each.
@@ -144,7 +152,8 @@ class Mask:
             return None
         widths = self.stop - self.start
         widest = int(widths.max())
-        return widest if widest < self.keep.shape[1] and bool((widths[:, widest:] == widest).all()) else None
+        whole = (widths[:, widest:] == widest) | (widths[:, widest:] == 0)  # rows of padding have no width
+        return widest if widest < self.keep.shape[1] and bool(whole.all()) else None
 
 
 @dataclass(frozen=True, eq=False)

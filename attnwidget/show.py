@@ -44,8 +44,8 @@ def show(text_or_attention: Any, model: Any = None, tokenizer: Any = None, **opt
 def show_generation(prompt: Any, model: Any = None, tokenizer: Any = None, **options: Any) -> AttentionWidget:
     """Let a model write, and show what it attends to while it does.
 
-    In a notebook the picture stands there from the first token on and grows; the stop button ends the writing. Afterwards
-    ``widget.step`` goes through the tokens: at step 1 the first one is about to be written.
+    In a notebook the picture stands there from the first token on and grows; the stop button ends the writing.
+    Afterwards ``widget.step`` goes through the tokens: at step 1 the first one is about to be written.
 
     Args:
         prompt: a text, a list of texts, or a mapping of what the model takes.
@@ -129,8 +129,8 @@ def _with_model(inputs: Any, model: Any, tokenizer: Any, verb: str) -> tuple[Any
     texts = inputs if isinstance(inputs, list) and inputs else [inputs]
     if not all(isinstance(one, str) for one in texts):
         raise TypeError(
-            f"A {type(inputs).__name__} needs its model: {verb}(inputs, model). Weights that are there already are shown "
-            "with show(Attention.from_weights(weights, tokens))."
+            f"A {type(inputs).__name__} needs its model: {verb}(inputs, model). Weights that are there already are "
+            "shown with show(Attention.from_weights(weights, tokens))."
         )
     from . import tiny
 

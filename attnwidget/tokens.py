@@ -240,7 +240,7 @@ class Tokens:
     @property
     def first_patch(self) -> int | None:
         """Index of the image's patch at row 0, column 0; None where there is no grid."""
-        if self.grid is None:
+        if self.grid is None or all(self.special):
             return None
         return self.image.index(True) if self.image else self.special.index(False)
 

@@ -466,7 +466,8 @@ def answer(attention: Attention, request: Any) -> tuple[dict[str, Any], list[byt
 
     Args:
         attention: what is asked about.
-        request: {"id", "want": "map" | "row" | "column", "sample", "part", "layer", "head", "reduce", "index", "exact"}.
+        request: {"id", "want": "map" | "row" | "column", "sample", "part", "layer", "head", "reduce", "index",
+            "exact"}.
 
     Returns:
         {"type": "block", "id", "chunks": number of pieces} and the pieces, or {"type": "error", "id", "message": words}

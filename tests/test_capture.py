@@ -735,3 +735,42 @@ def test_padding_is_known_also_where_only_the_softmax_is_seen() -> None:
     assert attention.part().layers[0].weights is not None
     assert not attention[0, 0].padding.any()
     assert attention.select(1)[0, 0].padding.tolist() == [False] * 6 + [True] * 3
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "bloom", "mistral", "t5"])
+def test_rows_of_padding_are_nobody_s_attention(family: str) -> None:
+    """A token that is padding attends in the model, and what it attends to means nothing: its row is empty."""
+    model, _ = make(family)
+    ids = torch.randint(5, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(3))
+    keep = torch.ones_like(ids)
+    keep[1, 6:] = 0
+    more = {"decoder_input_ids": ids, "decoder_attention_mask": keep.flip(0)} if family == "t5" else {}
+    attention = capture(model, {"input_ids": ids, "attention_mask": keep, **more})
+    assert attention.check is not None
+    assert attention.check.ok
+    for part, sample, rows in [(attention.parts[0], 1, [6, 7, 8]), *([("cross", 0, [6, 7, 8])] if more else [])]:
+        shown = attention.select(sample)[part, 1, 2]
+        assert not shown.weights()[rows].any()
+        assert (shown.weights()[:6].sum(1) - 1).abs().max() <= 1e-5
+    for layer in attention.part().layers:
+        assert layer.mask.dense is None
+    if family == "mistral":
+        assert attention.part().layers[0].mask.window == 6
+
+
+def test_talking_heads_are_said_to_be_changed_after_the_softmax() -> None:
+    """Shazeer et al. 2020 mix the heads after the softmax: what multiplies the values is no softmax any more."""
+
+    class Talking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Linear(4, 4, bias=False)
+
+        def forward(self, q: torch.Tensor) -> torch.Tensor:
+            weights = (q @ q.mT).softmax(-1)
+            return self.mix(weights.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) @ q
+
+    attention = capture(Talking().eval(), torch.randn(1, 4, 5, 8))
+    assert "its weights are changed again before they multiply the values" in attention.notes[0]
+    assert attention.check is not None
+    assert attention.check.rows == 0

@@ -81,20 +81,10 @@ def roberta() -> Any:
 @cache
 def gemma() -> Any:
     """BPE over SentencePiece's alphabet: spaces as ▁, characters it does not know as bytes, each with its offsets."""
-    tokenizer = Tokenizer.from_str(
-        Tokenizer(
-            models.BPE(
-                {
-                    piece: i
-                    for i, piece in enumerate(["<unk>", "▁", "a", "▁a", "b", *(f"<0x{b:02X}>" for b in range(256))])
-                },
-                [("▁", "a")],
-                unk_token="<unk>",
-                byte_fallback=True,
-                fuse_unk=True,
-            )
-        ).to_str()
-    )
+    pieces = ["<unk>", "▁", "a", "▁a", "b", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    model = models.BPE(vocabulary, [("▁", "a")], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
@@ -351,6 +341,20 @@ def test_words_are_those_a_reader_sees(make: Any, with_text: bool, text: str, wo
     assert shown == words or (text == "" and shown == ["␣"])
 
 
+def test_the_space_in_front_of_a_word_is_in_its_group_and_not_in_its_span() -> None:
+    tokens = axis(tiny_decoder(), "a €", with_text=True)
+    assert tokens.labels[1:4] == ("a", "␣", "€₁")
+    words = tokens.grouped(tokens.words() or ())
+    assert (words.labels, words.spans) == (("<s>", "a", "€"), ((0, 0), (0, 1), (2, 3)))
+
+
+def test_a_word_piece_in_front_shows_no_mark() -> None:
+    ids = minilm().convert_tokens_to_ids(["##ing", "##s", "the", "##ing"])
+    tokens = Tokens.of(minilm(), ids)
+    assert tokens.labels == ("ing", "s", "the", "ing")
+    assert (tokens.text, tokens.words()) == ("ings theing", (0, 0, 1, 1))
+
+
 def test_words_of_word_pieces() -> None:
     tokens = axis(minilm(), "Unbelievably, the transformers' embeddings aren't words.", with_text=True)
     assert merged(tokens, "word") == [
@@ -517,6 +521,13 @@ def test_segments_part_words_that_touch() -> None:
     tokens = Tokens(labels=("a", "b"), spans=((0, 1), (1, 2)), text="ab", segments=(0, 1))
     assert tokens.words() == tokens.sentences() == (0, 1)
     assert Tokens(labels=("a", "b"), spans=((0, 1), (1, 2)), text="ab").words() == (0, 0)
+
+
+def test_what_is_no_text_parts_words_that_touch() -> None:
+    three: dict[str, Any] = {"labels": ("a", "x", "b"), "spans": ((0, 1), (1, 1), (1, 2)), "text": "ab"}
+    assert Tokens(**three, special=(False, True, False)).words() == (0, -1, 1)
+    assert Tokens(**three, image=(False, True, False)).words() == (0, 1, 2)
+    assert Tokens(**three).words() == (0, 0, 0)
 
 
 def test_placeholders_of_an_image_are_a_grid_inside_the_text() -> None:

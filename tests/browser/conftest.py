@@ -71,6 +71,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    quiet = base / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false"}')  # or a question about news stands in the pictures
     env = os.environ | {
         "JUPYTER_CONFIG_DIR": str(base / "config"),
         "JUPYTERLAB_SETTINGS_DIR": str(base / "settings"),
@@ -127,6 +130,16 @@ class Notebook:
                 const app = window.jupyterapp, panel = app.shell.currentWidget;
                 await panel.context.ready; await panel.sessionContext.ready;
                 await app.commands.execute("notebook:run-all-cells");
+            }"""
+        )
+
+    def run_next(self) -> None:
+        """Runs the selected cell, at first the first one, and selects the next."""
+        self.page.evaluate(
+            """async () => {
+                const app = window.jupyterapp, panel = app.shell.currentWidget;
+                await panel.context.ready; await panel.sessionContext.ready;
+                app.commands.execute("notebook:run-cell-and-select-next");
             }"""
         )
 
