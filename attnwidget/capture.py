@@ -257,8 +257,10 @@ class Recorder(Listener):
         if unwanted:
             run.unwanted[call.name] = unwanted
             return None
-        if group not in run.planned:
-            run.planned[group] = self._plan(call, len(stack) or 1)
+        if not stack:  # how many more will come is not known
+            run.planned[group] = run.planned.get(group, 0) + self._plan(call, 1)
+        elif group not in run.planned:
+            run.planned[group] = self._plan(call, len(stack))
         weights = self._keep(call.weights)
         layer = Layer(
             name=call.name,

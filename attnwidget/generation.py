@@ -112,7 +112,9 @@ class _Generation:
         # The caller's own is left alone; options beside it are on their way out of transformers.
         if (config := options.get("generation_config")) is not None:
             self.options["generation_config"] = copy.deepcopy(config)
-        self.takes = set(inspect.signature(model.forward).parameters)
+        # An adapter (peft) hands what it does not know itself to the model inside.
+        inside = getattr(model, "get_base_model", lambda: model)()
+        self.takes = {name for one in (model, inside) for name in inspect.signature(one.forward).parameters}
         # What the forward takes may also be among the options of generate.
         inputs = {name for name, one in options.items() if isinstance(one, Tensor) and name in self.takes}
         self.given = {**given, **{name: self.options.pop(name) for name in inputs}}
@@ -155,6 +157,7 @@ class _Generation:
 
     def _set(self, name: str, value: Any) -> None:
         config = self.options.get("generation_config")
+        self.options.pop(name, None)
         if config is None:
             self.options[name] = value
         else:
@@ -244,6 +247,7 @@ class _Generation:
                 count = seen.shape[1] - self.prompt
                 attention.notes = (*attention.notes, f"Interrupted: the model had written {count} tokens by then.")
                 return attention
+        out = out if isinstance(out, Mapping) else {"sequences": out}  # a generate of the model's own may return ids
         return self._replayed(self._whole(out["sequences"]), listening(), out.get("logits"))
 
     def _logits_fit(self) -> bool:

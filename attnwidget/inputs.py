@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,9 +138,9 @@ def given_to(
         kwargs = dict(inputs)
     elif _is_text(inputs):
         encoded, cut = _encoded(model, inputs, tokenizer, truncate, "text")
-        kwargs |= encoded
+        kwargs |= encoded | _positions(model, encoded.get("attention_mask"))
         texts += cut
-    elif isinstance(inputs, tuple):
+    elif isinstance(inputs, tuple) and not any(isinstance(one, str) for one in inputs):
         args = inputs
     else:
         raise TypeError(_what_it_may_be(inputs))
@@ -159,6 +160,18 @@ def given_to(
     _matching(model, kwargs.get("input_ids", args[0] if args else None), tokenizer)
     _matching(model, kwargs.get("decoder_input_ids"), tokenizer)
     return Given(args, kwargs, tuple(texts))
+
+
+def _positions(model: nn.Module, keep: Tensor | None) -> dict[str, Tensor]:
+    """Positions that begin at the first token of each text, for models that would count the padding before it."""
+    if keep is None or bool(keep[:, 0].all()):
+        return {}
+    takes = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
+    # Some find them by themselves: from the ids, or along the axes of an image.
+    finds = ("create_position_ids_from_input_ids", "get_rope_index")
+    if "position_ids" not in takes or any(hasattr(one, name) for one in model.modules() for name in finds):
+        return {}
+    return {"position_ids": (keep.long().cumsum(1) - 1).clamp_min(0)}
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -193,9 +206,11 @@ def _what_it_may_be(inputs: Any) -> str:
         lengths = sorted({len(one) for one in inputs})
         return (
             f"inputs is a list of {len(inputs)} sequences of ids, {lengths[0]} to {lengths[-1]} long. Pad them and pass "
-            "a mapping, {'input_ids': …, 'attention_mask': …}; or pass the texts themselves: they are padded."
+            "a mapping, {'input_ids': …, 'attention_mask': …}; or pass the texts themselves."
         )
     mixed = " Not every item of the list is a text." if isinstance(inputs, list) and inputs else ""
+    if isinstance(inputs, tuple):
+        mixed = f" This tuple has {len(inputs)} items, and a pair has two texts; several texts are a list."
     return (
         f"inputs is {'an empty list' if inputs == [] else f'a {type(inputs).__name__}'}. Pass a text, a pair of texts "
         "(a tuple), a list of either, a mapping of the model's keyword arguments, a tensor, or a tuple of tensors."

@@ -53,13 +53,21 @@ def place_of(name: str) -> str:
 def slot_of(model: nn.Module, name: str, block: str, count: int) -> tuple[Sequence[nn.Module], int]:
     """The list of layers a call belongs to, and its number there.
 
-    Where names have several numbers (stages of blocks, groups of shared layers) or none, the calls are counted.
+    Where names have no number, or several of which more than the first tells modules apart (stages of blocks), the
+    calls are counted. In T5 the second number is the same throughout.
     """
-    if not block or place_of(name).count("*") != 1:
+    place = place_of(name)
+    if not block or "*" not in place:
         return (), count
     stack, _, number = block.rpartition(".")
     found = model.get_submodule(stack)
-    return (tuple(found), int(number)) if isinstance(found, nn.ModuleList) else ((), count)
+    if not isinstance(found, nn.ModuleList):
+        return (), count
+    if place.count("*") > 1:
+        alike = sum(place_of(other) == place for other, _ in model.named_modules())
+        if not len(found) == alike > 1:
+            return (), count
+    return tuple(found), int(number)
 
 
 def role_of(model: nn.Module, name: str, shape: Sequence[int], mask: Mask | None) -> str:

@@ -596,11 +596,11 @@ def test_lower_precision_is_kept_as_it_is_and_checked_within_its_rounding() -> N
 # ── where calls belong ──
 
 
-def hybrid(family: str) -> nn.Module:
+def hybrid(family: str, vocabulary: int = VOCABULARY) -> nn.Module:
     import transformers as t
 
     size: dict[str, Any] = {
-        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4,
+        "vocab_size": vocabulary, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 4,
     }  # fmt: skip
     torch.manual_seed(0)
     if family == "jamba":

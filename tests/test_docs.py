@@ -16,9 +16,42 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+def models_of_the_reader() -> dict[str, Any]:
+    """What the README speaks of as the reader's own: real models, small and with random weights."""
+    import torch
+    import transformers as t
+
+    from attnwidget import tiny
+    from test_capture import hybrid, minilm
+    from test_parts import llava
+
+    bert, wordpieces = minilm()
+    vocabulary = len(tiny.decoder()[1])
+    size = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    size |= {"d_model": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "vocab_size": vocabulary}
+    speech = {"num_mel_bins": 8, "max_source_positions": 50, "max_target_positions": 20}
+    ids = torch.randint(8, 90, (1, 5))
+    return {
+        "bert": bert,
+        "wordpieces": wordpieces,
+        "bart": t.BartForConditionalGeneration(t.BartConfig(**size)),
+        "vit": t.ViTModel(
+            t.ViTConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, image_size=32, patch_size=8)
+        ),
+        "whisper": t.WhisperForConditionalGeneration(t.WhisperConfig(**size, **speech, pad_token_id=0)),
+        "llava": llava(),
+        "jamba": hybrid("jamba", vocabulary),
+        "image": torch.randn(1, 3, 32, 32),
+        "sound": torch.randn(1, 8, 100),
+        "ids": ids,
+        "ids_with_image": torch.cat([ids, torch.full((1, 16), 7)], 1),
+        "x": torch.randn(1, 6, 16),
+    }
+
+
 def test_the_python_of_the_readme_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
+    names = models_of_the_reader()
     for code in blocks("python"):
         if "**inputs" in code:
             # `inputs` stands there for whatever the reader's own model takes.
