@@ -163,11 +163,11 @@ class _Generation:
         else:
             setattr(config, name, value)
 
-    def _ends(self) -> set[int]:
+    def _ends(self) -> tuple[int, ...]:
         stated = self._stated("eos_token_id")
         if isinstance(stated, Tensor):
             stated = stated.tolist()
-        return set() if stated is None else set(stated) if isinstance(stated, list) else {stated}
+        return () if stated is None else tuple(stated) if isinstance(stated, (list, tuple)) else (stated,)
 
     def _room(self, tokenizer: Any) -> int:
         """How many tokens are to be written.

@@ -38,6 +38,7 @@ class Inputs:
         keep, keep_decoded: bool [batch, token], False for padding; None where there is none.
         segments: [batch, token] which text of a pair each token belongs to, as BERT is told.
         pixels: shape of the image [batch, channel, height, width].
+        grids: (frames, rows, columns) of patches of each of several images that are packed into one run.
         seconds: length of the sound, at the 16 000 samples or 100 spectra a second that speech models are fed with.
         batch: number of texts or images.
     """
@@ -48,6 +49,7 @@ class Inputs:
     keep_decoded: Tensor | None = None
     segments: Tensor | None = None
     pixels: tuple[int, ...] | None = None
+    grids: tuple[tuple[int, int, int], ...] = ()
     seconds: float | None = None
     batch: int = 1
 
@@ -64,7 +66,7 @@ class Inputs:
             mask = ids(name)
             return None if mask is None or bool(mask.all()) else mask.bool()
 
-        pixels = given.get("pixel_values")
+        pixels, packed = given.get("pixel_values"), given.get("image_grid_thw", given.get("grid_thw"))
         main = next((given[name] for name in _MAIN if isinstance(given.get(name), Tensor)), None)
         first = (
             main if main is not None else next((v for v in given.values() if isinstance(v, Tensor) and v.dim()), None)
@@ -75,7 +77,9 @@ class Inputs:
             keep=kept("attention_mask"),
             keep_decoded=kept("decoder_attention_mask"),
             segments=ids("token_type_ids"),
-            pixels=tuple(pixels.shape) if isinstance(pixels, Tensor) else None,
+            # Several images of one text have an axis of their own.
+            pixels=tuple(pixels.flatten(0, -4).shape) if isinstance(pixels, Tensor) and pixels.dim() >= 4 else None,
+            grids=tuple(map(tuple, packed.tolist())) if isinstance(packed, Tensor) else (),
             seconds=_seconds(given),
             batch=1 if first is None else max(1, len(first)),
         )
@@ -205,8 +209,8 @@ def _what_it_may_be(inputs: Any) -> str:
     if isinstance(inputs, list) and inputs and all(isinstance(one, (list, Tensor)) for one in inputs):
         lengths = sorted({len(one) for one in inputs})
         return (
-            f"inputs is a list of {len(inputs)} sequences of ids, {lengths[0]} to {lengths[-1]} long. Pad them and pass "
-            "a mapping, {'input_ids': …, 'attention_mask': …}; or pass the texts themselves."
+            f"inputs is a list of {len(inputs)} sequences of ids, {lengths[0]} to {lengths[-1]} long. Pad them and "
+            "pass a mapping, {'input_ids': …, 'attention_mask': …}; or pass the texts themselves."
         )
     mixed = " Not every item of the list is a text." if isinstance(inputs, list) and inputs else ""
     if isinstance(inputs, tuple):

@@ -184,6 +184,15 @@ class Listener:
             yield id(frame.f_locals.get("self"))
             frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
 
+    def may_attend(self, name: str, module: nn.Module) -> bool:
+        """False for what multiplies values in a model of transformers and is not called attention: say a router."""
+        if not type(self.model).__module__.startswith("transformers."):
+            return True
+        path = name.split(".")
+        around = [self.model.get_submodule(".".join(path[:end])) for end in range(1, len(path) + 1)]
+        classes = " ".join(type(one).__name__ for one in (*around, module)).lower()
+        return "attn" in classes or "attention" in classes
+
     def piece_of(self, module: nn.Module) -> int:
         """0 for the first call in one run of ``module``: between two runs something is projected, within one not."""
         last, projections, piece = self._last
@@ -205,19 +214,24 @@ class Listener:
             self._busy = busy
 
     def read(
-        self, mask: Tensor, queries: int, keys: int, *, additive: bool, lead: tuple[int, ...] | None = None
+        self,
+        mask: Tensor,
+        queries: int,
+        keys: int,
+        *,
+        additive: bool,
+        shaped: Callable[[Tensor], Tensor] = lambda mask: mask,
     ) -> tuple[Mask | None, Bias | None]:
         """The mask and the bias behind the tensor a model passed as its attention mask; read once per tensor and run.
 
-        ``lead`` are the leading axes of the queries, to which the mask of a bare scaled dot product broadcasts.
+        ``shaped`` brings it to [batch, head or 1, query or 1, key].
         """
         # Written in place between two calls, a tensor keeps its id and changes its version.
         version = 0 if mask.is_inference() else mask._version
         key = (id(mask), version, queries, keys, additive)
         if key not in self._rules:
-            shaped = mask if lead is None else _broadcast(mask, lead)
             # The tensor itself is kept until the run is over, so that its id stays its own.
-            self._rules[key] = (mask, *read(shaped, queries, keys, additive=additive))
+            self._rules[key] = (mask, *read(shaped(mask), queries, keys, additive=additive))
         return self._rules[key][1:]
 
 
@@ -428,12 +442,12 @@ class _Functions(TorchFunctionMode):
             taken = None if call is None else self.listener.attempt(name, partial(self.listener.take, call))
         result = F.scaled_dot_product_attention(*args, **kwargs)
         if call is not None and taken is not None:
-            out = None if given.get("dropout_p") else _rank4(result, self.listener.batch)
+            out = None if given.get("dropout_p") else _rank4(result, self.listener.batch, module)
             self.listener.attempt(name, partial(self.listener.add, taken, call, out))
         return result
 
     def _call_of_sdpa(self, name: str, module: nn.Module, given: dict[str, Any]) -> Call:
-        q, k, v = (_rank4(given[one], self.listener.batch) for one in ("query", "key", "value"))
+        q, k, v = (_rank4(given[one], self.listener.batch, module) for one in ("query", "key", "value"))
         k, v = (one.expand(len(q), -1, -1, -1) if len(one) == 1 else one for one in (k, v))
         queries, keys = q.shape[2], k.shape[2]
 
@@ -441,7 +455,8 @@ class _Functions(TorchFunctionMode):
             if given.get("attn_mask") is None:
                 return (Mask.causal(queries, keys) if given.get("is_causal") else None), None
             lead = tuple(q.shape[:2]) if given["query"].dim() < 5 else tuple(given["query"].shape[:-2])
-            return self.listener.read(given["attn_mask"], queries, keys, additive=False, lead=lead)
+            shaped = partial(_broadcast, lead=lead, module=module)
+            return self.listener.read(given["attn_mask"], queries, keys, additive=False, shaped=shaped)
 
         scale = given.get("scale")
         scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -471,7 +486,7 @@ class _Functions(TorchFunctionMode):
         if function in _PRODUCTS:
             self.candidates = {}
             used = _as_multiplied(function, args, found.now, found.weights)
-            if found.module is None or used is None or not _may_attend(found.name, found.module):
+            if found.module is None or used is None or not self.listener.may_attend(found.name, found.module):
                 return
             if self.listener.hears(found.module):
                 self.listener.attempt(found.name, partial(self._add_stored, found, used, function, args, result))
@@ -487,7 +502,7 @@ class _Functions(TorchFunctionMode):
         def shaped(tensor: Tensor) -> Tensor:
             # [batch · head, query, key], as nn.MultiheadAttention and older models fold them.
             folded = self.heads and tensor.dim() == 3
-            return tensor.unflatten(0, (-1, self.heads)) if folded else _rank4(tensor, batch)
+            return tensor.unflatten(0, (-1, self.heads)) if folded else _rank4(tensor, batch, module)
 
         weights = shaped(used.detach())
         queries, keys = weights.shape[2:]
@@ -534,12 +549,6 @@ _multi_head_attention = types.FunctionType(
 _multi_head_attention.__kwdefaults__ = _body.__kwdefaults__
 
 
-def _may_attend(name: str, module: nn.Module) -> bool:
-    """False for what multiplies values in a model of transformers and is not called attention: a router, a mixer."""
-    told = f"{name}.{type(module).__name__}".lower()
-    return not type(module).__module__.startswith("transformers.") or "attn" in told or "attention" in told
-
-
 def _operands(args: tuple[Any, ...]) -> Iterator[Any]:
     for one in args[:3]:
         # einsum and cat take their operands in a list.
@@ -572,17 +581,22 @@ def _as_multiplied(
     return used.movedim(queries[0], -2) if len(queries) == 1 and along[-1] in values else None
 
 
-def _rank4(tensor: Tensor, batch: int) -> Tensor:
+def _rank4(tensor: Tensor, batch: int, module: nn.Module | None = None) -> Tensor:
     """[batch, head, token, d]. Three axes are unfolded by the batch of the run; axes beyond four are folded into it."""
     if tensor.dim() > 4:
+        # Blocks come before the heads (LongT5) or behind them (Hiera): the module says how many heads it has.
+        named = ("num_heads", "num_attention_heads", "n_heads", "heads")
+        heads = next((n for n in (getattr(module, one, None) for one in named) if isinstance(n, int)), 0)
+        if tensor.shape[-3] != heads and heads in tensor.shape[1:-3]:
+            tensor = tensor.movedim(tensor.shape.index(heads, 1), -3)
         return tensor.reshape(-1, *tensor.shape[-3:])
     if tensor.dim() == 3:
         return tensor.unflatten(0, (batch, -1)) if len(tensor) % batch == 0 else tensor[None]
     return tensor[(None,) * (4 - tensor.dim())]
 
 
-def _broadcast(mask: Tensor, lead: tuple[int, ...]) -> Tensor:
+def _broadcast(mask: Tensor, lead: tuple[int, ...], module: nn.Module) -> Tensor:
     """A mask of a bare scaled dot product as [batch, head or 1, query, key], folded as the queries are."""
     if len(lead) <= 2:
         return mask[(None,) * (4 - mask.dim())]
-    return mask.expand(*lead, *mask.shape[-2:]).reshape(-1, lead[-1], *mask.shape[-2:])
+    return _rank4(mask.expand(*lead, *mask.shape[-2:]), 1, module)

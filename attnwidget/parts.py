@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,8 @@ from .masks import Mask
 from .tokens import Tokens
 
 _CROSS = ("cross", "encoder_attn", "encdec", "multihead_attn")
+# What stands between an image and a text, and is neither.
+_CONNECTORS = ("qformer", "perceiver", "resampler", "connector")
 ROLES = {
     "decoder": "decoder self-attention",
     "encoder": "encoder self-attention",
@@ -76,7 +79,8 @@ def role_of(model: nn.Module, name: str, shape: Sequence[int], mask: Mask | None
     if any(word in lowered for word in _CROSS):
         return "cross"
     words = "decoder" in lowered or "text" in lowered
-    if "vision" in lowered or "visual" in lowered or (_main_input(model) == "pixel_values" and not words):
+    between = any(word in lowered for word in _CONNECTORS)
+    if "vision" in lowered or "visual" in lowered or (_main_input(model) == "pixel_values" and not words | between):
         return "vision"
     if "audio" in lowered:
         return "audio"
@@ -84,8 +88,9 @@ def role_of(model: nn.Module, name: str, shape: Sequence[int], mask: Mask | None
         return "decoder" if "decoder" in lowered else "encoder"
     if _main_input(model) in ("input_features", "input_values"):
         return "audio"
-    if shape[2] == 1:
-        # One query sees no later key in any model: here only the module can tell.
+    if shape[2] == 1 or shape[2] != shape[3]:
+        # One query sees no later key in any model, and other keys than the queries are in no order with them: here only
+        # the module can tell.
         return "decoder" if getattr(_module(model, name), "is_causal", False) else "encoder"
     return "decoder" if mask is not None and mask.is_causal else "encoder"
 
@@ -122,11 +127,12 @@ def parts_of(
         count = 2
         while name in named:
             name, count = f"{role} {count}", count + 1
-        named[name], titles[name] = members, name.replace(role, ROLES[role], 1)
+        title = ROLES[role] if role != "cross" or is_encoder_decoder(model) else "cross-attention"
+        named[name], titles[name] = members, name.replace(role, title, 1)
     axes = _Axes(model, inputs, tokenizer, texts, generated)
     parts = []
     for name, members in named.items():
-        each = axes.of(name.split()[0], members[0].layer)
+        each = axes.of(name.split()[0], members[0])
         layers = tuple(_layers(members, named, dropped))
         parts.append(Part(name, layers, *each[0], title=titles[name], axes=each))
     # Of a model that reads a text and an image, the text comes first; axes were made in the order in which it all ran.
@@ -201,14 +207,18 @@ class _Axes:
                 self.decoded = self._shifted(self.read)
         self.known: dict[int, Tokens] = {}  # by length: axes of images and sounds, to which a text may attend
 
-    def of(self, role: str, layer: Layer) -> tuple[tuple[Tokens, Tokens], ...]:
+    def of(self, role: str, one: Kept) -> tuple[tuple[Tokens, Tokens], ...]:
         """The pairs of axes, queries and keys, of each text of the batch; one pair where they do not differ."""
+        layer = one.layer
         batch, _, queries, keys = layer.shape
         if role in ("vision", "audio") or (role == "encoder" and self.read is None):
-            along = self._seen(batch, queries)
+            if "channel" in layer.name.lower() or "channel" in type(_module(self.model, layer.name)).__name__.lower():
+                channels = Tokens.positions(queries, "channel")
+                return ((channels, channels if queries == keys else Tokens.positions(keys, "channel")),)
+            along = self._seen(batch, queries, one.piece)
             if role != "audio" or along.kind == "frame":
                 self.known[queries] = along
-            return ((along, along if queries == keys else self._seen(batch, keys)),)
+            return ((along, along if queries == keys else self._seen(batch, keys, one.piece)),)
         decodes = self.decoded is not None and role in ("decoder", "cross")
         asking = self.decoded if decodes else self.read
         asked = self.decoded if decodes and role != "cross" else self.read
@@ -222,7 +232,9 @@ class _Axes:
 
     def _tokens(self, ids: Tensor | None, size: int, sample: int) -> Tokens:
         if ids is None or ids.shape[1] != size:
-            return self.known.get(size) or Tokens.positions(size)
+            if ids is not None and ids.shape[1] < size and self.known.get(size) is None:
+                return self._compressed(ids, size, sample)
+            return self.known.get(size) or self._learned(size)
         at = sample % len(ids)
         row = tuple(ids[at].tolist())
         marks: dict[str, Any] = {}
@@ -244,12 +256,30 @@ class _Axes:
         images = () if image is None else (image,)
         return replace(Tokens.of(self.tokenizer, row, *cut, segments=segments, image_ids=images, grid=grid), **marks)
 
+    def _compressed(self, ids: Tensor, size: int, sample: int) -> Tokens:
+        """The tokens, and behind them the keys that stand for several of them (DeepSeek-V4)."""
+        own, learned = self._tokens(ids, ids.shape[1], sample), self._learned(size)
+        if learned.kind != "position" or not any("compress" in key for key in vars(self.config or ())):
+            return learned
+        more = tuple(f"compressed {i}" for i in range(size - len(own)))
+        return Tokens(labels=own.labels + more, raw=own.raw + more, special=own.special + (False,) * len(more))
+
+    def _learned(self, size: int) -> Tokens:
+        """An axis of entries that the model brings itself, where its configuration has so many of them."""
+        named = {"num_latents": "latent", "num_query_tokens": "query", "num_queries": "query"}
+        kind = next((kind for name, kind in named.items() if getattr(self.config, name, None) == size), "position")
+        return Tokens.positions(size, kind)
+
     def _image_token(self) -> int | None:
         names = ("image_token_id", "image_token_index")
         return next((n for n in (getattr(self.config, name, None) for name in names) if isinstance(n, int)), None)
 
     def _grid_of(self, count: int) -> tuple[int, int] | None:
         """The grid that ``count`` placeholders of an image form: that of its patches, or of blocks of them joined."""
+        side = self._merged()
+        for _, rows, columns in self.inputs.grids:
+            if rows * columns == count * side**2:
+                return rows // side, columns // side
         for rows, columns in (axis.grid for axis in self.known.values() if axis.grid):
             for side in (1, 2, 3, 4):
                 if rows % side == columns % side == 0 and rows * columns == count * side**2:
@@ -261,9 +291,11 @@ class _Axes:
         start = getattr(self.config, "decoder_start_token_id", None)
         return None if start is None else torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
 
-    def _seen(self, batch: int, size: int) -> Tokens:
+    def _seen(self, batch: int, size: int, piece: int) -> Tokens:
         """An axis of patches, of windows of patches, or of sound."""
         pixels, seconds = self.inputs.pixels, self.inputs.seconds
+        if piece < len(self.inputs.grids) and math.prod(self.inputs.grids[piece]) == size:
+            return self._packed(*self.inputs.grids[piece])
         if seconds is not None:
             return Tokens.frames(size, seconds / size)
         if pixels is None or len(pixels) != 4:
@@ -276,7 +308,21 @@ class _Axes:
             before = size - rows * columns
             if 0 <= before <= max(5, registers + 1):
                 return Tokens.patches(rows, columns, before, registers=min(registers, max(0, before - 1)))
-        return Tokens.positions(size)
+        return self._learned(size)
+
+    def _packed(self, frames: int, rows: int, columns: int) -> Tokens:
+        """The patches of one image among several. Qwen2-VL reads them in blocks that become one token of the text."""
+        side = self._merged()
+        cells = torch.arange(rows * columns).view(rows // side, side, columns // side, side).permute(0, 2, 1, 3)
+        places = [divmod(int(cell), columns) for cell in cells.reshape(-1)]
+        labels = (f"{row},{column}" for _ in range(frames) for row, column in places)
+        return Tokens(labels=tuple(labels), kind="patch")
+
+    def _merged(self) -> int:
+        """Patches along the side of a block that becomes one token of the text."""
+        configs = (self.config, getattr(self.config, "vision_config", None))
+        sides = (getattr(config, "spatial_merge_size", None) for config in configs)
+        return next((side for side in sides if isinstance(side, int)), 1)
 
     def _grids(self, height: int, width: int) -> Iterable[tuple[int, int]]:
         """Ways to cut the image into square patches: the configuration's own first, then coarser ones of pyramids."""

@@ -12,8 +12,12 @@ const BUDGET = 100_000; // bytes of each bundle, minified
 const watch = process.argv.includes("--watch");
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 
-// What the style sheet says most often, each as one character that it has no other use for.
-const SHORT = { "?": "attn-", "$": "var(--" };
+// What the style sheet says most often; in the bundle each is one letter that the sheet has no other use for.
+const OFTEN = [
+  "attn-", ":1px solid var(--line)", "color:var(--ink)", "var(--", "position:absolute;", "align-items:center;", "white-space:nowrap", "overflow:hidden",
+  "pointer-events:none", "background:", "font-size:", "padding", "border", "inline", "display:", "height:", "width:", "margin",
+];
+const LETTERS = "ABCDEFGHJKLMNOPQTVWXYZ";
 
 /** `import css from "./widget.css"` gives the minified style sheet as text. */
 const cssAsText = {
@@ -23,13 +27,11 @@ const cssAsText = {
       const source = await readFile(path, "utf8");
       if (watch) return { contents: source, loader: "text", watchFiles: [path] };
       const { code } = await transform(source, { loader: "css", minify: true });
-      let [text, unpack] = [code.trim(), ""];
-      for (const [sign, words] of Object.entries(SHORT)) {
-        if (text.includes(sign)) throw new Error(`The style sheet uses “${sign}”, which build.mjs needs.`);
-        text = text.replaceAll(words, sign);
-        unpack += `.replaceAll(${JSON.stringify(sign)}, ${JSON.stringify(words)})`;
-      }
-      return { contents: `export default ${JSON.stringify(text)}${unpack}`, loader: "js" };
+      const text = code.trim();
+      if (new RegExp(`[${LETTERS}]`).test(text)) throw new Error(`The style sheet uses one of ${LETTERS}, which build.mjs needs.`);
+      const packed = OFTEN.reduce((rest, words, n) => rest.replaceAll(words, LETTERS[n]), text);
+      const unpack = `(text, words) => text.replace(/[A-Z]/g, (letter) => words[${JSON.stringify(LETTERS)}.indexOf(letter)] ?? letter)`;
+      return { contents: `export default (${unpack})(${JSON.stringify(packed)}, ${JSON.stringify(OFTEN)})`, loader: "js" };
     });
   },
 };
@@ -43,7 +45,7 @@ const bundles = [
   format,
   bundle: true,
   minify: !watch,
-  inject: watch ? [] : [here("short.mjs")],
+  inject: watch ? [] : [here("src/short.mjs")],
   sourcemap: watch ? "inline" : false,
   target: "es2022",
   charset: "utf8",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 import attnwidget.tiny
+from attnwidget import show_generation, tiny
 from attnwidget.attention import Attention
 from attnwidget.show import show
 from attnwidget.widget import AttentionWidget
@@ -84,6 +86,94 @@ def test_options_that_come_too_late_are_refused() -> None:
         show(plain(), Small(), truncate=True)
 
 
+@pytest.mark.parametrize("option", [{"layers": [-1]}, {"parts": ["decoder"]}, {"dtype": torch.float16}])
+def test_what_is_to_be_kept_is_an_option_of_the_capture(option: dict[str, Any]) -> None:
+    widget = show("The cat saw the dog.", **option)
+    last = widget.attention.part().layers[-1]
+    assert last.heads == 4
+    assert last.q is not None and last.q.dtype == option.get("dtype", torch.float32)
+
+
 def test_inputs_without_a_model_are_refused_with_what_to_do() -> None:
     with pytest.raises(TypeError, match=r"A Tensor needs its model.*Attention\.from_weights"):
         show(torch.eye(3))
+
+
+# ── while it writes ──
+
+
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Stands in for IPython's shell in a kernel; what is displayed is listed."""
+    shell = SimpleNamespace(kernel=object(), execution_count=7, shown=[])
+
+    def display(widget: AttentionWidget) -> None:
+        shell.shown.append((widget, widget.attention.part().queries.steps))
+
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    monkeypatch.setattr("IPython.display.display", display)
+    return shell
+
+
+def test_a_generation_is_shown_when_it_is_there_where_no_notebook_runs() -> None:
+    told: list[Attention] = []
+    options: dict[str, Any] = {"max_new_tokens": 3, "step": 2, "layer": 1, "on_step": told.append, "budget": 20_000}
+    widget = show_generation("The cat saw the", **options)
+    assert not hasattr(widget, "_ipython_display_")
+    assert widget.attention is told[-1]
+    assert (widget.step, widget.layer, widget.attention.part().queries.steps) == (2, 1, 3)
+
+
+def test_in_a_notebook_it_is_displayed_with_the_first_token_and_grows(
+    notebook: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["attnwidget.generation"], "_PAUSE", 0.0)
+    monkeypatch.setattr(sys.modules["attnwidget.generation"], "_SHARE", 1.0)
+    seen: list[int] = []
+
+    def on_step(attention: Attention) -> None:
+        (widget, _), *others = notebook.shown
+        assert not others
+        assert widget.attention is attention
+        seen.append(attention.part().queries.steps)
+
+    model, tokenizer = tiny.decoder()
+    # Neither token 9 nor step 3 is there when it is displayed.
+    chosen = {"query": 9, "step": 3, "head": 2, "view": "heatmap"}
+    widget = show_generation("The cat saw the", model, tokenizer, max_new_tokens=5, on_step=on_step, **chosen)
+    assert notebook.shown == [(widget, 1)]
+    assert seen == [1, 2, 3, 4, 5, 5]
+    assert {name: widget.state[name] for name in chosen} == chosen
+
+
+def test_it_is_not_displayed_again_as_the_result_of_its_own_cell(notebook: SimpleNamespace) -> None:
+    """IPython's own formatter decides what a cell's result looks like."""
+    from IPython.core.formatters import DisplayFormatter
+
+    look = DisplayFormatter().format
+    widget = show_generation("The cat saw the", max_new_tokens=1)
+    assert look(widget) == ({}, {})
+    assert "application/vnd.jupyter.widget-view+json" in look(widget)[0]  # asked for once more
+    other = show_generation("The cat saw the", max_new_tokens=1)
+    notebook.execution_count += 1
+    assert "application/vnd.jupyter.widget-view+json" in look(other)[0]
+
+
+def test_a_terminal_is_no_notebook(notebook: SimpleNamespace) -> None:
+    notebook.kernel = None
+    assert not hasattr(show_generation("The cat", max_new_tokens=1), "_ipython_display_")
+    assert notebook.shown == []
+
+
+def test_several_texts_are_continued_at_once_and_shown_one_at_a_time(notebook: SimpleNamespace) -> None:
+    widget = show_generation(["The cat saw the dog.", "The"], max_new_tokens=2, sample=1)
+    assert widget.attention.samples == 2
+    assert widget.sample == 1
+
+
+def test_a_generation_that_fails_leaves_nothing_behind(notebook: SimpleNamespace) -> None:
+    with pytest.raises(ValueError, match="max_new_tokens is 0"):
+        show_generation("The cat", max_new_tokens=0)
+    with pytest.raises(TypeError, match=r"A Tensor needs its model: show_generation\(inputs, model\)"):
+        show_generation(torch.ones(1, 3))
+    assert notebook.shown == []

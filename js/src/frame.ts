@@ -103,6 +103,7 @@ class Frame {
     state.on("map", () => { this.#showMap(); say(); }, signal);
     state.on("view", () => { this.#showDetail(); }, signal);
     state.on("part", () => { this.#arrange(this.root.clientWidth); }, signal);
+    state.on("notice", say, signal);
     state.on("pinned", () => { this.#live.say(plain(this.#sentenceNow())); }, signal);
     this.#focus.on(say, signal);
     watchWidth(this.root, (width) => { this.#arrange(width); }, signal);
@@ -154,7 +155,7 @@ class Frame {
       picker.show(this.#state.get("sample"), count);
       this.#notice.textContent = notice?.words ?? "";
       this.#notice.hidden = notice === null;
-      this.#body.inert = notice?.missing === true;
+      this.#body.inert = this.#time.inert = notice?.missing === true;
     };
     this.#state.on(["sample", "notice"], show, this.#signal);
     show();
@@ -260,6 +261,7 @@ class Frame {
   #sentenceNow(): Piece[] {
     const at = shown(this.#state);
     const { queries, key, row, column, leak, moment, error } = this.#focus.current;
+    if (this.#body.inert) return []; // the picture is of another text
     if (error !== null) return [{ kind: "words", text: error }];
     if (this.#state.get("map").status === "error") return [{ kind: "words", text: "There is no picture here to read numbers from; click a square for another head." }];
     const both = (this.#state.get("hover")?.query ?? null) !== null;

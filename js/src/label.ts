@@ -83,9 +83,9 @@ export function brackets(axis: Axis, open: "right" | "left" | "down", at: number
   return marksOf(axis).groups.map(({ kind, name, from, to }) => {
     const [start, size] = span(from, to);
     const box = open === "down" ? `left: ${start}px; width: ${size}px; top: ${at}px` : `top: ${start}px; height: ${size}px; left: ${at}px`;
-    const odd = kind === "segment" && name.charCodeAt(0) % 2 === 0 ? " attn-odd" : "";
+    const segment = kind !== "segment" ? "" : ` attn-segment${name.charCodeAt(0) % 2 === 0 ? " attn-odd" : ""}`;
     const fits = size > 7 * name.length + 4;
-    return element("div", { class: `attn-bracket attn-open-${open} attn-${kind}${odd}`, style: box, title: name }, ...(fits ? [element("span", {}, name)] : []));
+    return element("div", { class: `attn-bracket attn-open-${open}${segment}`, style: box, title: name }, ...(fits ? [element("span", {}, name)] : []));
   });
 }
 

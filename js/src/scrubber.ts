@@ -52,10 +52,16 @@ export function scrubber({ el, state, tiles, signal }: ViewContext): { readonly 
 
   listen(range, {
     input: () => { play(false); go(Number(range.value)); },
+    // A range would do most of this by itself, but notebooks take the arrow keys of what does not say that it used them.
     keydown: (event) => {
-      if (event.key !== " ") return;
+      const at = Number(range.value);
+      const places: Record<string, number> = { ArrowRight: at + 1, ArrowUp: at + 1, ArrowLeft: at - 1, ArrowDown: at - 1, Home: 0, End: Infinity };
+      if (event.key === " ") play(clock === undefined);
+      else if (event.key in places) {
+        play(false);
+        go(Math.max(0, places[event.key]));
+      } else return;
       event.preventDefault();
-      play(clock === undefined);
     },
   }, signal);
   listen(button, { click: () => { play(clock === undefined); } }, signal);

@@ -41,6 +41,13 @@ describe("a row", () => {
     expect(plain(rowSentence([0], row({ 3: NaN }), 0, spoken()))).toBe("“The” has weights that are not numbers (NaN).");
   });
 
+  it("of a query at which a token was produced says so, and never why", () => {
+    const produced = (weights: Float32Array, leak = 0): string => plain(rowSentence([2], weights, leak, { ...spoken(), produced: 3 }));
+    expect(produced(row({ 0: 0.31, 1: 0.69 }))).toBe("“n’t” was produced at “did”, which routes 0.69 of its weight to “animal”, 0.31 to “The”.");
+    expect(produced(row({}), 1)).toBe("“n’t” was produced at “did”, which gives all of its weight to the sink.");
+    expect(produced(row({ 3: NaN }))).toBe("“n’t” was produced at “did”, which has weights that are not numbers (NaN).");
+  });
+
   it("tells apart tokens that look the same", () => {
     const labels = ["a", "b", "a"];
     expect(plain(rowSentence([2], Float32Array.of(0.7, 0.3, 0), 0, spoken(labels)))).toBe("“a” (2) routes 0.70 of its weight to “a” (0), 0.30 to “b”.");
@@ -74,6 +81,7 @@ describe("names", () => {
     expect(selectionText({ layer: 1, head: null, reduce: "mean" }, part)).toBe("Layer 1 · mean of 2 heads");
     expect(selectionText({ layer: null, head: 2, reduce: "max" }, part)).toBe("Head 2 · largest of 2 layers");
     expect(selectionText({ layer: null, head: null, reduce: "mean" }, part)).toBe("Mean of all 8 heads");
+    expect(selectionText({ layer: 0, head: null, reduce: "mean" }, { ...part, layers: [{ ...layers[0], heads: 0, absent: "not kept" }] })).toBe("Layer 0");
     expect(selectionText({ layer: null, head: null, reduce: "min" }, { ...part, layers: [{ ...layers[0], heads: 1 }] })).toBe("Smallest of 1 head");
   });
 

@@ -10,7 +10,8 @@ const mounted: ViewContext[] = [];
 vi.mock("../src/frame.ts", () => ({
   mount: (context: ViewContext) => {
     mounted.push(context);
-    const root = new Element();
+    const root = Object.assign(new Element(), { dataset: { attnReady: "true" } });
+    root.append(Object.assign(new Element(), { dataset: { keep: "next" } })); // a button that keeps the keyboard
     (context.el as unknown as Element).append(root);
     return root;
   },
@@ -104,7 +105,7 @@ beforeEach(() => {
   mounted.length = 0;
   vi.stubGlobal("document", { createElement: () => new Element() });
   vi.stubGlobal("HTMLElement", Element);
-  vi.stubGlobal("requestAnimationFrame", (draw: () => void) => void draw());
+  vi.stubGlobal("requestAnimationFrame", (draw: () => void) => { draw(); });
 });
 afterEach(() => void vi.unstubAllGlobals());
 
@@ -177,6 +178,105 @@ describe("a widget", () => {
   });
 });
 
+describe("another sample", () => {
+  const metaOf = (at: number): Record<string, unknown> => ({ ...bundleMetaOf(), title: `sample ${at}`, samples: { count: 3, at, noun: "text" } });
+  /** Shows the first of three samples; the third lies in it. */
+  const three = (at = 0): Uint8Array => {
+    const third = pack("bundle", metaOf(2));
+    return pack("bundle", metaOf(at), { "sample/2": { dtype: "u8", shape: [third.length], data: third } });
+  };
+  const begin = async (host = new Host(three())): Promise<{ host: Host; kept: Element }> => {
+    const { el, kept } = place();
+    show(host, el, new AbortController().signal);
+    await settled();
+    return { host, kept };
+  };
+  const titles = (): string[] => mounted.map(({ tiles }) => tiles.meta.title);
+  const notice = (): unknown => mounted[0].state.get("notice");
+
+  it("that is stored takes the place of the first once it is drawn, and the keyboard goes along", async () => {
+    const { kept } = await begin();
+    const [before] = kept.children;
+    before.children[0].focus();
+    mounted[0].state.set({ sample: 2 });
+    await settled();
+    expect(titles()).toEqual(["sample 0", "sample 2"]);
+    expect([mounted[0].signal.aborted, mounted[1].state.get("sample")]).toEqual([true, 2]);
+    const [, after] = kept.children;
+    expect([kept.children[0] === before, after.style]).toEqual([true, expect.objectContaining({ opacity: "0" })]);
+    expect(before.dataset).toEqual({}); // nobody takes it for the one that is ready
+    expect(after.children[0].focused).toBe(true);
+    after.heard.get("attn-drawn")?.();
+    expect(kept.children).toEqual([after]);
+    expect("opacity" in after.style).toBe(false);
+    expect(notice()).toBeNull();
+  });
+
+  it("that overtakes one which was never drawn leaves nothing of it", async () => {
+    const { kept } = await begin();
+    const [before] = kept.children;
+    mounted[0].state.set({ sample: 2 });
+    await settled();
+    mounted[0].state.set({ sample: 0 });
+    await settled();
+    expect(titles()).toEqual(["sample 0", "sample 2", "sample 0"]);
+    expect([kept.children.length, kept.children[0] === before]).toEqual([2, true]);
+    const overtaken = mounted[1];
+    expect(overtaken.signal.aborted).toBe(true);
+    await vi.waitFor(() => { expect(kept.children).toHaveLength(1); }); // shown though nothing says that it is drawn
+    expect(kept.children[0] === before).toBe(false);
+  });
+
+  it("that is not stored, without a kernel, is said to be missing, until another one is chosen", async () => {
+    const { host } = await begin();
+    mounted[0].state.set({ sample: 1 });
+    await settled();
+    expect(notice()).toEqual({ missing: true, words: "Text 2 of 3 is not stored in this page. Export with a larger budget= to include it." });
+    expect([titles(), mounted[0].signal.aborted, host.values["sample"]]).toEqual([["sample 0"], false, undefined]);
+    mounted[0].state.set({ sample: 0 });
+    await settled();
+    expect([titles(), notice()]).toEqual([["sample 0"], null]);
+  });
+
+  it("that is not stored is waited for where there is a kernel, with the picture before, and comes as a new bundle", async () => {
+    const host = Object.assign(new Host(three()), { send: () => undefined });
+    await begin(host);
+    mounted[0].state.set({ sample: 1 });
+    await settled();
+    expect([notice(), titles(), mounted[0].signal.aborted]).toEqual([null, ["sample 0"], false]); // a short wait is not mentioned
+    await vi.waitFor(() => { expect(notice()).toEqual({ missing: false, words: "waiting for the kernel: text 2 of 3 …" }); });
+    host.change("_bundle", three(1));
+    await settled();
+    expect([titles(), notice(), mounted[1].signal.aborted]).toEqual([["sample 0", "sample 1"], null, false]);
+  });
+
+  it("is missing where messages cannot be sent, whatever the host offers", async () => {
+    const host = Object.assign(new Host(three()), { send: () => { throw new Error("there is no comm"); } });
+    await begin(host);
+    mounted[0].state.set({ sample: 1 });
+    await settled();
+    expect(notice()).toMatchObject({ missing: true });
+  });
+
+  it("that does not come in time for the next choice is dropped", async () => {
+    const host = Object.assign(new Host(three()), { send: () => undefined });
+    await begin(host);
+    mounted[0].state.set({ sample: 1 });
+    mounted[0].state.set({ sample: 2 });
+    await settled();
+    host.change("_bundle", three(1)); // late
+    await settled();
+    expect(titles()).toEqual(["sample 0", "sample 2", "sample 2"]);
+  });
+
+  it("that does not exist is the one that is stored", async () => {
+    const host = new Host(three());
+    host.values["sample"] = 7;
+    await begin(host);
+    expect([titles(), mounted[0].state.get("sample"), notice()]).toEqual([["sample 0"], 0, null]);
+  });
+});
+
 describe("an exported page", () => {
   class Div extends Element {}
 
@@ -210,7 +310,7 @@ describe("an exported page", () => {
     await open(one, two);
     expect(mounted).toHaveLength(2);
     expect(mounted[0].el).toBe(named);
-    expect(two.before).toHaveBeenCalledExactlyOnceWith(mounted[1].el);
+    expect(two.before.mock.calls.map(([el]) => el === mounted[1].el)).toEqual([true]);
     expect(mounted[0].state.get("part")).toBe("decoder");
     expect(mounted[0].tiles.live).toBe(false);
   });

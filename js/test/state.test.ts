@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { WeightMap } from "../src/math.ts";
 import { weightMap } from "../src/math.ts";
 import type { Model, Selection } from "../src/state.ts";
-import { connect, focusedQuery, follow, settle, shown, State, storedModel } from "../src/state.ts";
+import { connect, focusedQuery, follow, momentOf, settle, shown, State, storedModel } from "../src/state.ts";
 import { bundleMeta } from "../src/wire.ts";
 import { block, bundleMetaOf, weights } from "./fixtures.ts";
 
@@ -122,6 +122,37 @@ describe("the state", () => {
   });
 });
 
+describe("a step of generation", () => {
+  // Two tokens of prompt, two generated, one that was put in, one generated.
+  const axis = { ...bundleMeta(block("bundle", bundleMetaOf(1, 1, 6), {})).axes[0], generated: [2, 3, 5] };
+
+  it.each([
+    [1, { step: 1, token: 2, query: 1 }],
+    [2, { step: 2, token: 3, query: 2 }],
+    [3, { step: 3, token: 5, query: 4 }],
+    [4, null],
+    [null, null],
+  ])("%s is the making of the generated token of that number, at the query before it", (step, moment) => {
+    expect(momentOf(new State({ step }), axis)).toEqual(moment);
+  });
+
+  it("of a token with nothing before it is made at no query, and there is none without generated tokens", () => {
+    expect(momentOf(new State({ step: 1 }), { ...axis, generated: [0, 1] })).toEqual({ step: 1, token: 0, query: null });
+    expect(momentOf(new State({ step: 1 }), { ...axis, generated: [] })).toBeNull();
+  });
+
+  it("has in focus where the token is made, unless the pointer is on a token that was there", () => {
+    const state = new State({ step: 2, query: 0 });
+    const moment = momentOf(state, axis);
+    const at = (query: number | null, key: number | null): number | null => {
+      state.set({ hover: { query, key } });
+      return focusedQuery(state, moment);
+    };
+    expect(focusedQuery(state, moment)).toBe(2);
+    expect([at(1, null), at(2, null), at(3, null), at(5, null), at(null, 1), at(null, null)]).toEqual([1, 2, 2, 2, null, 2]);
+  });
+});
+
 describe("a connection to Python", () => {
   it("starts from the traits", () => {
     const { state } = connect(new Notebook({ part: "decoder", layer: 3, head: null, pinned: [1], view: "heatmap", threshold: 0.5, theme: "dark" }), forever);
@@ -186,6 +217,10 @@ describe("a connection to Python", () => {
     ["pinned", [1, -1, "x", 2], [1, 2]],
     ["theme", undefined, "auto"],
     ["part", 3, ""],
+    ["sample", -1, 0],
+    ["sample", null, 0],
+    ["step", 0, null],
+    ["step", 1.5, null],
   ] as const)("does not take %s from %j", (name, value, kept) => {
     expect(connect(new Notebook({ [name]: value }), forever).state.get(name)).toEqual(kept);
   });
@@ -433,6 +468,17 @@ describe("the map that is shown", () => {
     expect(state.get("map")).toMatchObject({ status: "error", message: words });
     expect(shown(state)).not.toBeNull();
     expect(tiles.asked).toHaveLength(1);
+  });
+
+  it("of a layer without attention is not asked for: the words say why there is none", async () => {
+    const { parts: [part] } = meta;
+    const layers = part.layers.map((layer, l) => (l === 1 ? { ...layer, heads: 0, absent: "MambaMixer: no attention" } : layer));
+    const tiles = Object.assign(new Slow(), { meta: { ...meta, parts: [{ ...part, layers }] } });
+    const state = new State({ part: "decoder", layer: 1, head: null });
+    follow(state, tiles, forever);
+    await turn();
+    expect(state.get("map")).toMatchObject({ status: "error", message: "Layer 1 of decoder has no weights to show (MambaMixer: no attention)." });
+    expect(tiles.asked).toEqual([]);
   });
 
   it("is of the first part where none is chosen", async () => {

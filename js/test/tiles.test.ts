@@ -66,7 +66,7 @@ describe("the kernel", () => {
     frame();
     expect(kernel.heard).toHaveLength(1);
     const [a, b, c, d] = kernel.requests;
-    expect(a).toEqual({ id: a.id, want: "map", part: "decoder", layer: 1, head: 2, reduce: "mean", index: null, exact: false });
+    expect(a).toEqual({ id: a.id, want: "map", part: "decoder", layer: 1, head: 2, reduce: "mean", index: null, exact: false, sample: 0 });
     expect(b).toMatchObject({ want: "map", layer: null, head: 2, reduce: "max" });
     expect(c).toMatchObject({ want: "row", layer: 1, head: null, reduce: "mean", index: 7 });
     expect(d).toMatchObject({ want: "column", layer: 1, head: 2, index: 0 });
@@ -451,6 +451,12 @@ describe("tiles", () => {
     }
     return pack("bundle", bundleMetaOf(), nested);
   };
+  /** A bundle of three samples that shows the first; the third lies in it, the second does not. */
+  const bundleOfThree = (at = 2): Uint8Array<ArrayBuffer> => {
+    const samples = (sample: number): Record<string, unknown> => ({ samples: { count: 3, at: sample, noun: "text" } });
+    const third = pack("bundle", { ...bundleMetaOf(), ...samples(at), title: "third" });
+    return pack("bundle", { ...bundleMetaOf(), ...samples(0), title: "first" }, { "sample/2": u8([third.length], third) });
+  };
   const one = { part: "decoder", layer: 0, head: 0, reduce: "mean" } as const;
   const mean = { part: "decoder", layer: 0, head: null, reduce: "mean" } as const;
 
@@ -461,6 +467,24 @@ describe("tiles", () => {
     expect((await tiles.map(one)).nq).toBe(3);
     expect((await tiles.thumbs("decoder")).kind).toBe("thumbs");
     await expect(tiles.map(mean)).rejects.toThrow("Export with a larger budget=");
+  });
+
+  it.each([[undefined, "first", 0], [0, "first", 0], [2, "third", 2], [1, "first", 0]])("of sample %s are of the bundle that holds it, or of what is shown instead", async (sample, name, at) => {
+    const { meta } = await openTiles(bundleOfThree(), null, new AbortController().signal, sample);
+    expect([meta.title, meta.samples]).toEqual([name, { count: 3, at, noun: "text" }]);
+  });
+
+  it("ask the kernel for the sample they show", async () => {
+    const kernel = new Kernel();
+    const controller = new AbortController();
+    const tiles = await openTiles(bundleOfThree(), kernel, controller.signal, 2);
+    void tiles.map(one).catch(() => undefined);
+    await vi.waitFor(() => { expect(kernel.requests.map(({ sample }) => sample)).toEqual([2]); });
+    controller.abort();
+  });
+
+  it("are not made of a sample that is another one inside", async () => {
+    await expect(openTiles(bundleOfThree(1), null, new AbortController().signal, 2)).rejects.toThrow("“sample/2” holds sample 1");
   });
 
   it("make a map once", async () => {

@@ -198,7 +198,30 @@ describe("the meta of a bundle", () => {
     const meta = bundleMeta(block("bundle", { ...rest, axes: [{ kind: "patch", labels: ["a"], special: [0, 5], grid: [1, 1] }] }, {}));
     expect(meta.check).toBeNull();
     expect(meta.notes).toEqual([]);
-    expect(meta.axes[0]).toEqual({ kind: "patch", labels: ["a"], raw: ["a"], special: [0], grid: [1, 1] });
+    const none = { generated: [], image: [], punctuation: [], segments: null, words: null, sentences: null };
+    expect(meta.axes[0]).toEqual({ kind: "patch", labels: ["a"], raw: ["a"], special: [0], grid: [1, 1], ...none });
+  });
+
+  it("of a bundle made before samples and generation has one sample, and layers that are all there", () => {
+    const meta = bundleMeta(block("bundle", bundleMetaOf(), {}));
+    expect(meta.samples).toEqual({ count: 1, at: 0, noun: "text" });
+    expect(meta.parts[0].layers.map(({ absent }) => absent)).toEqual([null, null]);
+  });
+
+  it("says what kinds of tokens there are, each once, in order, within the axis", () => {
+    const meta = bundleMetaOf(1, 1, 4);
+    const groups = { segments: [-1, 0, 0, 1], words: [0, 1, 1, 2], sentences: [0, 0, 0, 0] };
+    Object.assign((meta["axes"] as object[])[0], { generated: [3, 2, 2, 9], image: [1], punctuation: [0], ...groups });
+    expect(bundleMeta(block("bundle", meta, {})).axes[0]).toMatchObject({ generated: [2, 3], image: [1], punctuation: [0], ...groups });
+  });
+
+  it("says why a layer has no heads, and only of those", () => {
+    const meta = bundleMetaOf(3, 2);
+    const layers = (meta["parts"] as { layers: object[] }[])[0].layers;
+    Object.assign(layers[0], { heads: 0, absent: "MambaMixer: no attention" });
+    Object.assign(layers[1], { heads: 0, absent: null });
+    Object.assign(layers[2], { absent: "but it is there" });
+    expect(bundleMeta(block("bundle", meta, {})).parts[0].layers.map(({ absent }) => absent)).toEqual(["MambaMixer: no attention", "no attention", null]);
   });
 
   it("is refused with the path of what is wrong", () => {
@@ -213,6 +236,12 @@ describe("the meta of a bundle", () => {
     expect(wrong((meta) => Object.assign(meta["parts"][0], { layers: "many" }))).toThrow("bundle.parts[0].layers is not a list");
     expect(wrong((meta) => Object.assign(meta["parts"][0], { keys: 4 }))).toThrow("has no axis");
     expect(wrong((meta) => Object.assign(meta, { parts: [] }))).toThrow("nothing to show");
+    expect(wrong((meta) => Object.assign(meta, { samples: 3 }))).toThrow("bundle.samples is not an object");
+    expect(wrong((meta) => Object.assign(meta, { samples: { count: 2, at: 2, noun: "text" } }))).toThrow("it shows sample 2 of 2");
+    expect(wrong((meta) => Object.assign(meta["axes"][0], { generated: [-1] }))).toThrow("bundle.axes[0].generated is not a list of whole numbers");
+    expect(wrong((meta) => Object.assign(meta["axes"][0], { segments: [0] }))).toThrow("bundle.axes[0].segments is not a list of 3 groups");
+    expect(wrong((meta) => Object.assign(meta["axes"][0], { words: [0, -2, 1] }))).toThrow("bundle.axes[0].words is not a list of 3 groups");
+    expect(wrong((meta) => Object.assign((meta["parts"] as { layers: object[] }[])[0].layers[0], { heads: 0, absent: 3 }))).toThrow("bundle.parts[0].layers[0].absent is not text");
   });
 });
 

@@ -250,7 +250,7 @@ class Arcs {
     const widest = (axis: Axis): number => ruler.widest(axis, 240) + laneOf(axis);
     const layout = (this.#layout = layOut(query.labels.length, key.labels.length, this.#width, widest(query), widest(key)));
     for (const side of ["query", "key"] as const) this.#sides[side].classList.toggle("attn-lane", laneOf(this.#axes[side]) > 0);
-    this.#space.style.height = `${layout.height}px`;
+    Object.assign(this.#space.style, { height: `${layout.height}px`, lineHeight: `${Math.min(20, layout.row - 2)}px` });
     this.#list.style.height = `${layout.view}px`;
     for (const side of ["query", "key"] as const) {
       this.#rows[side].clear();

@@ -340,8 +340,8 @@ class HeatMap {
     const own = side === "query" ? { role: "button", "aria-pressed": String(pinned), "data-query": i } : { "data-key": i };
     const { left, gaps } = this.#layout;
     const slanted = side === "key" ? " attn-slanted" : "";
-    const token = this.#axes[side] === this.#axes.query ? (this.#moment()?.token ?? Infinity) : Infinity;
-    const time = i > token ? " attn-later" : i === token && side === "query" ? " attn-now" : "";
+    const moment = this.#axes[side] === this.#axes.query ? this.#moment() : null;
+    const time = moment === null ? "" : i > moment.token ? " attn-later" : side === "key" ? "" : i === moment.token ? " attn-now" : i === moment.query ? " attn-on" : "";
     const made = element("div", {
       ...own, class: `attn-token attn-${side}${slanted}${pinned ? " attn-on" : ""}${time}`, "aria-label": nameOf(this.#axes[side], i), tabindex: -1,
       style: side === "query" ? `width: ${left - gaps[0]}px` : "",
@@ -376,8 +376,9 @@ class HeatMap {
     if (at === null || this.#pooled === null) return;
     const hover = this.#state.get("hover");
     const { queries, key } = this.#focus.current;
-    const query = focusedQuery(this.#state, this.#moment());
-    this.#showMarker("query", query !== null && query < at.map.nq ? query : null);
+    const moment = this.#moment();
+    const query = focusedQuery(this.#state, moment);
+    this.#showMarker("query", query !== null && query < at.map.nq && query !== moment?.query ? query : null);
     this.#showMarker("key", key);
     this.#drawOver(queries, key);
     if (this.#here !== null && hover?.query === this.#here.query && hover.key === this.#here.key) this.#showCard(at, this.#here);
