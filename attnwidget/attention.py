@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from .masks import Bias, Mask, row_blocks
+from .masks import Bias, Mask, on_host, row_blocks
 from .tokens import Tokens, numbered
 
 Reduce: TypeAlias = Literal["mean", "max", "min"]
@@ -268,6 +268,7 @@ class Attention:
     # ── making one from what people have ──
 
     @classmethod
+    @on_host
     def from_weights(
         cls,
         weights: Any,
@@ -294,6 +295,7 @@ class Attention:
         return cls([Part(part, made, queries, keys)], model=model, notes=notes)
 
     @classmethod
+    @on_host
     def from_qk(
         cls,
         q: Any,
@@ -476,15 +478,18 @@ class Map:
         """The layer behind the map of one head, None for reduced maps."""
         return self._layers[0] if self.layer is not None and self.head is not None else None
 
+    @on_host
     def row(self, query: int) -> Tensor:
         """What query ``query`` attends to: float32 [key]."""
         return self._rows(torch.tensor([_index(query, self.shape[0], "query", self.part.name)]))[0]
 
+    @on_host
     def column(self, key: int) -> Tensor:
         """How much each query attends to key ``key``: float32 [query]."""
         at = _index(key, self.shape[1], "key", self.part.name)
         return self.tile(slice(None), slice(at, at + 1))[:, 0]  # type: ignore[operator]  # an int in, an int out
 
+    @on_host
     def tile(self, rows: Any, cols: Any) -> Tensor:
         """float32 [row, col] for slices, index lists or tensors of positions."""
         at = _positions(rows, self.shape[0], "rows"), _positions(cols, self.shape[1], "cols")
@@ -493,13 +498,14 @@ class Map:
         blocks = [self._rows(some)[:, at[1]] for some in self._pieces(at[0])]
         return torch.cat(blocks) if blocks else torch.empty(0, len(at[1]))
 
+    @on_host
     def weights(self) -> Tensor:
         """The whole map: float32 [query, key]. Makes n × n numbers, and keeps none of them."""
         return torch.cat([block for _, block in self.blocks()])
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The whole map in pieces that fit: pairs of row indices [row] and weights [row, key]."""
-        for rows in self._pieces(torch.arange(self.shape[0])):
+        for rows in self._pieces(torch.arange(self.shape[0], device="cpu")):
             yield rows, self._rows(rows)
 
     def grouped(self, by: str | tuple[Sequence[int], Sequence[int]]) -> GroupedMap:
@@ -524,6 +530,7 @@ class Map:
             by = tuple((-1,) * size if groups is None else groups for groups, size in sizes)  # type: ignore[assignment]
         return GroupedMap(self, *by)
 
+    @on_host
     def allowed(self, rows: Tensor) -> Tensor:
         """bool [row, key]: where attending is allowed in at least one of the maps behind this one."""
         found: Tensor | None = None
@@ -551,6 +558,7 @@ class Map:
     def _pieces(self, rows: Tensor) -> Iterator[Tensor]:
         return row_blocks(rows, self.shape[1] * (1 if self.head is not None else self.part.heads))
 
+    @on_host
     def _rows(self, rows: Tensor) -> Tensor:
         result: Tensor | None = None
         count = 0
@@ -598,21 +606,25 @@ class GroupedMap:
     def shape(self) -> tuple[int, int]:
         return len(self.queries), len(self.keys)
 
+    @on_host
     def row(self, query: int) -> Tensor:
         """What group ``query`` attends to: float32 [key group]."""
         return self._rows(torch.tensor([_index(query, self.shape[0], "query group", self.map.part.name)]))[0]
 
+    @on_host
     def column(self, key: int) -> Tensor:
         """How much each group attends to group ``key``: float32 [query group]."""
         at = _index(key, self.shape[1], "key group", self.map.part.name)
         return torch.cat([block[:, at] for _, block in self.blocks()])
 
+    @on_host
     def tile(self, rows: Any, cols: Any) -> Tensor:
         """float32 [row, col] for slices, index lists or tensors of group numbers."""
         at = _positions(rows, self.shape[0], "rows"), _positions(cols, self.shape[1], "cols")
         blocks = [self._rows(some)[:, at[1]] for some in row_blocks(at[0], self.shape[1])]
         return torch.cat(blocks) if blocks else torch.empty(0, len(at[1]))
 
+    @on_host
     def weights(self) -> Tensor:
         """The whole map: float32 [query group, key group]. The map of the tokens is never there as a whole."""
         return torch.cat([block for _, block in self.blocks()])
@@ -622,6 +634,7 @@ class GroupedMap:
         for rows in row_blocks(torch.arange(self.shape[0]), self.shape[1]):
             yield rows, self._rows(rows)
 
+    @on_host
     def _rows(self, groups: Tensor) -> Tensor:
         wanted, back = groups.unique(return_inverse=True)
         at = torch.full((self.shape[0],), -1)

@@ -22,13 +22,17 @@ from tqdm.auto import tqdm
 from .attention import Attention, Check, Layer
 from .inputs import Inputs, Text, given_to, is_encoder_decoder
 from .listen import LOOKED_FOR, Call, Listener
-from .masks import Mask
+from .masks import Mask, on_host
 from .parts import ROLES, Kept, noun_of, parts_of, place_of, role_of, slot_of
 
 # Rows of each call that are recomputed and compared with what the model computed.
 _CHECKED_ROWS = 6
 # Largest relative difference that rounding explains, per precision in which the model ran.
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_LESS = (
+    "Keep fewer layers (layers=[0, -1]) or parts (parts=['decoder']), keep them in half precision "
+    "(dtype=torch.float16), or shorten the text."
+)
 
 
 class NoAttentionError(ValueError):
@@ -251,6 +255,8 @@ class Recorder(Listener):
         if self.layers is not None and not {number, number - len(stack)} & self.layers:
             unwanted = f"layer {number}"
         mask, bias = call.rules() if not unwanted else (None, None)
+        if mask is None and call.weights is not None and not unwanted:
+            mask = _causal_but_for_padding(call.weights, run.inputs.keep)
         role = role_of(self.model, call.name, call.shape, mask)
         if self.parts is not None and role not in self.parts:
             unwanted = f"part {role!r}"
@@ -301,8 +307,7 @@ class Recorder(Listener):
         if needed > free:
             raise MemoryError(
                 f"Keeping the attention of {layers} layers takes {_in_words(needed)}, and {_in_words(free)} are free. "
-                "Keep fewer layers (layers=[0, -1]) or parts (parts=['decoder']), keep them in half precision "
-                "(dtype=torch.float16), or shorten the text."
+                + _LESS
             )
         return needed
 
@@ -312,7 +317,13 @@ class Recorder(Listener):
             return None
         dtype = self.dtype or tensor.dtype
         if not (self.pin_memory and tensor.is_cuda):
-            return tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+            try:
+                return tensor.detach().to("cpu", dtype, copy=True, memory_format=torch.contiguous_format)
+            except RuntimeError as problem:
+                if "allocate memory" not in str(problem):  # torch has no error of its own for that
+                    raise
+                size = _in_words(tensor.numel() * dtype.itemsize)
+                raise MemoryError(f"There is no room for {size} of what is to be kept. {_LESS}") from problem
         held = torch.empty(tensor.shape, dtype=dtype, pin_memory=True)
         held.copy_(tensor.detach(), non_blocking=True)
         torch.cuda.current_stream(tensor.device).synchronize()
@@ -328,14 +339,15 @@ class Recorder(Listener):
         asked = run.inputs.keep_decoded if written and role == "decoder" else run.inputs.keep
         if role in ("vision", "audio"):
             asking = asked = None
+        fits = asking is not None and asking.shape == (batch, queries)
+        if weights is not None and asking is not None and fits:
+            weights.masked_fill_(~asking[:, None, :, None], 0.0)
         if weights is not None and asked is not None and asked.shape == (batch, keys):
             # Stored weights tell padding only by zeros: see that they are there.
             unseen = not bool(weights.amax((1, 2))[~asked].any())
             mask = replace(mask, keep=asked) if unseen else mask
-        if asking is None or asking.shape != (batch, queries):
+        if asking is None or not fits:
             return mask
-        if weights is not None:
-            weights.masked_fill_(~asking[:, None, :, None], 0.0)
         # Layers share the mask: made once, it stays one.
         return run.masks.setdefault(id(mask), (mask, mask.without(asking)))[1]
 
@@ -370,6 +382,7 @@ class Recorder(Listener):
             exact = replace(layer, q=call.q.detach().cpu(), k=call.k.detach().cpu())
             run.effects.append(float((exact.block(sample, None, rows)[0] - p).abs().max()))
 
+    @on_host
     def _attention(self, run: _Run | None) -> Attention:
         if run is None:
             raise NoAttentionError(self._nothing())
@@ -425,6 +438,15 @@ def _chosen_parts(parts: Collection[str] | None) -> frozenset[str] | None:
     if not chosen or chosen - set(ROLES):
         raise ValueError(f"parts is {sorted(chosen)}; it may hold {', '.join(map(repr, ROLES))}.")
     return chosen
+
+
+def _causal_but_for_padding(weights: Tensor, keep: Tensor | None) -> Mask | None:
+    """The causal mask, where only rows of padding see later keys: what they hold differs between implementations."""
+    batch, _, queries, keys = weights.shape
+    if keep is None or not keep.shape == (batch, queries) == (batch, keys):
+        return None
+    later = weights.triu(1).amax((1, 3))[keep.to(weights.device)]
+    return None if bool(later.any()) else Mask.causal(queries, keys)
 
 
 def _free_memory() -> int:

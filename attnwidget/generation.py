@@ -118,6 +118,8 @@ class _Generation:
         # What the forward takes may also be among the options of generate.
         inputs = {name for name, one in options.items() if isinstance(one, Tensor) and name in self.takes}
         self.given = {**given, **{name: self.options.pop(name) for name in inputs}}
+        if "token_type_ids" not in self.takes:
+            self.given.pop("token_type_ids", None)  # some tokenizers make them whatever the model is
         ids = self.given.get("input_ids")
         main = ids if ids is not None else next((one for one in self.given.values() if isinstance(one, Tensor)), None)
         if (ids is None and not self.decodes) or not isinstance(main, Tensor) or main.dim() < 2:

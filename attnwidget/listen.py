@@ -202,9 +202,11 @@ class Listener:
 
     def attempt(self, name: str, act: Callable[[], Any]) -> Any:
         """What ``act`` returns. Where listening fails, the model runs on; memory that runs out is said at once."""
-        busy, self._busy = self._busy, True  # what is computed here is nobody's attention
+        busy, self._busy = self._busy, True
         try:
-            return act()
+            # What is computed here is nobody's attention: others may be listening in this thread, too.
+            with torch._C.DisableTorchFunction():
+                return act()
         except MemoryError:
             raise
         except Exception as problem:

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 
+F = TypeVar("F", bound=Callable[..., object])
+
 # Largest block of weights that a computation holds at once: 8 Mi float32 entries, 32 MB.
 BLOCK_ENTRIES = 1 << 23
+
+
+def on_host(function: F) -> F:
+    """``function`` with new tensors in host memory, where all is kept, whatever the default device is."""
+
+    @wraps(function)
+    def wrapped(*args: object, **kwargs: object) -> object:
+        with torch.device("cpu"):
+            return function(*args, **kwargs)
+
+    return cast(F, wrapped)
 
 
 def row_blocks(rows: Tensor, entries_per_row: int) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .attention import Attention, Layer, Part
+from .masks import on_host
 
 STATISTICS: Mapping[str, str] = {
     "entropy": "nats; of each row divided by its sum: weight that goes to no key does not count",
@@ -31,6 +32,7 @@ _OF_ONE_AXIS = {*_ALONG_A_LINE, "diagonal"}
 _BLOCK = 1 << 20  # weights computed at once: 4 MB each for scores, exponentials and what is made of them
 
 
+@on_host
 def statistics(
     attention: Attention, part: str | None = None, names: Collection[str] | None = None
 ) -> dict[str, Tensor]:

@@ -238,7 +238,8 @@ class _Axes:
         at = sample % len(ids)
         row = tuple(ids[at].tolist())
         marks: dict[str, Any] = {}
-        if self.generated is not None and self.generated.shape == ids.shape:
+        written = ids is (self.decoded if is_encoder_decoder(self.model) else self.read)
+        if self.generated is not None and written and self.generated.shape == ids.shape:
             marks["generated"] = tuple(self.generated[at].tolist())
         image = self._image_token()
         if self.tokenizer is None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .attention import REDUCTIONS, Attention, Layer, Map, Part, Reduce
 from .blocks import MASKED, PADDED, Block, WireError, bins, cells, coded, ground, largest, pack, pool, specials, unpack
-from .masks import Bias, Mask
+from .masks import Bias, Mask, on_host
 from .tokens import Tokens
 
 __all__ = ["Block", "Selection", "WireError", "answer", "bundle", "map_key", "messages", "pack", "thumbs", "unpack"]
@@ -192,6 +192,7 @@ _MOST_THUMB_CELLS = 600_000
 _MOST_THUMB_WORK = 1 << 28  # weights behind the thumbnails of a part before rows are sampled: 2.5 s of one core
 
 
+@on_host
 def thumbs(attention: Attention, part: Part, side: int = _SIDES[0]) -> tuple[dict[str, Any], bytes]:
     """Every head of a part, and its reductions over layers and heads, at most ``side`` × ``side`` cells each.
 
@@ -265,6 +266,7 @@ def _side(part: Part, room: int) -> int:
 # ── the bundle ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@on_host
 def bundle(
     attention: Attention, *, budget: int = 700_000, first: Sequence[Selection] = (), standalone: bool = False
 ) -> bytes:
@@ -461,6 +463,7 @@ _CHUNK = 4_000_000  # bytes: hosts move 1 to 100 MB a second, and a message that
 _MOST_COLUMN_WORK = 1 << 30  # weights behind one column of a reduced map: 6 s of one core
 
 
+@on_host
 def answer(attention: Attention, request: Any) -> tuple[dict[str, Any], list[bytes]]:
     """The reply to one request of the browser's, and its block in pieces of at most 4 MB. Never raises.
 

@@ -298,3 +298,21 @@ def test_examples_in_the_docstrings_are_true() -> None:
 def test_an_axis_needs_one_of_each() -> None:
     with pytest.raises(ValueError, match="2 labels but 1 raw"):
         Tokens(labels=("a", "b"), raw=("a",))
+
+
+def test_a_default_device_of_the_user_s_changes_nothing() -> None:
+    """torch.set_default_device("cuda") is common in notebooks; "meta" stands in for it where there is no GPU."""
+    q = torch.randn(2, 2, 7, 4)
+    plain = Attention.from_qk(q, q, causal=True)
+    expected = plain[1, 1].weights()
+    torch.set_default_device("meta")
+    try:
+        made = Attention.from_qk(q, q, causal=True)
+        for attention in (plain, made):
+            view = attention[1, 1]
+            assert torch.allclose(view.row(3), expected[3], atol=1e-6)
+            assert torch.allclose(view.column(3), expected[:, 3], atol=1e-6)
+            assert torch.allclose(view.tile([1, 2], slice(0, 3)), expected[1:3, :3], atol=1e-6)
+            assert torch.equal(torch.cat([block for _, block in view.blocks()], 0), expected)
+    finally:
+        torch.set_default_device(None)

@@ -167,6 +167,14 @@ def test_neither_many_logits_nor_a_cache_for_nobody_are_held(monkeypatch: pytest
 # ── what was written ──
 
 
+def test_token_types_that_the_model_does_not_take_are_left_out() -> None:
+    """Tokenizers of older transformers make them for every model."""
+    model, inputs = make("llama")
+    prompt = prompt_of(inputs)
+    with_types = capture_generation(model, prompt | {"token_type_ids": torch.zeros(1, 11, dtype=torch.long)}, **NINE)
+    assert with_types.part().queries == capture_generation(model, prompt, **NINE).part().queries
+
+
 def test_what_stands_behind_the_end_of_a_text_is_padding_and_not_written() -> None:
     model, inputs = make("gpt2")
     prompt = prompt_of(inputs, padded=True)
