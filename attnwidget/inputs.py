@@ -253,7 +253,10 @@ def _encoded(
             **options,
             **({"return_offsets_mapping": True} if fast else {}),
         )
-    encoded = dict(encoding)
+    # Tokenizers may make more than the model takes: token types, say.
+    takes = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
+    anything = any(one.kind is one.VAR_KEYWORD for one in takes.values())
+    encoded = {k: v for k, v in encoding.items() if anything or k in takes or k in ("input_ids", "offset_mapping")}
     offsets = encoded.pop("offset_mapping", None)
     ids = encoded["input_ids"]
     special = set(getattr(tokenizer, "all_special_ids", ()))

@@ -12,8 +12,8 @@ from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., object])
 
-# Largest block of weights that a computation holds at once: 8 Mi float32 entries, 32 MB.
-BLOCK_ENTRIES = 1 << 23
+# Largest block of weights that a computation holds at once: 2 Mi float32 entries, 8 MB.
+BLOCK_ENTRIES = 1 << 21
 
 
 def on_host(function: F) -> F:

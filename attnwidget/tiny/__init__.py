@@ -53,7 +53,6 @@ def load(folder: Path, attn_implementation: str | None = None) -> tuple[PreTrain
             f"The trained model that ships with attnwidget is incomplete: {', '.join(missing)} not found in {folder}. "
             "Install attnwidget again, or make the model anew (some minutes): python -m attnwidget.tiny.train"
         )
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -62,7 +61,7 @@ def load(folder: Path, attn_implementation: str | None = None) -> tuple[PreTrain
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, dtype=torch.float32, attn_implementation=attn_implementation
+            folder, local_files_only=True, attn_implementation=attn_implementation
         )
     finally:
         if bars:

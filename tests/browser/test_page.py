@@ -136,3 +136,42 @@ def test_weights_that_are_not_a_number_and_rows_that_leak_are_drawn_as_such(
     widget = opened(page, to_html(broken, tmp_path / "nan.html", layer=0, head=0, view="heatmap"))
     expect(widget).to_contain_text("NaN")
     page.screenshot(path=shots / "page-nan.png")
+
+
+def test_the_texts_of_a_batch_and_the_steps_of_a_generation_live_in_a_page(
+    page: Page, tmp_path: Path, shots: Path
+) -> None:
+    """Oracle: the exact rows of Python's own attention of the other text."""
+    from attnwidget import capture_generation, tiny
+
+    model, tokenizer = tiny.decoder()
+    tokenizer.pad_token = tokenizer.eos_token
+    prompts = ["The cat saw the dog. The cat", "Once there was"]
+    shown = capture_generation(model, prompts, tokenizer, max_new_tokens=6, do_sample=False)
+    widget = opened(page, to_html(shown, tmp_path / "batch.html", layer=1, head=0))
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    widget.get_by_role("button", name="next text").focus()
+    page.keyboard.press("Enter")
+    widget = page.locator(READY)
+    expect(widget).to_contain_text("2 of 2")
+    assert page.evaluate("document.activeElement.ariaLabel") in ("next text", "previous text"), (
+        "the keyboard stays there"
+    )
+    other = shown.select(1)
+    at = other.tokens.labels.index("there")
+    expect(widget.locator(f"[data-query='{at}']")).to_contain_text("there")
+    row = other[1, 0].row(at)
+    widget.locator(f"[data-query='{at}']").hover()
+    best = int(row.argmax())
+    expect(widget.locator(f"[data-weight-for='{best}']")).to_have_text(f"{float(row[best]):.2f}")
+    page.mouse.move(5, 5)
+    slider = widget.get_by_role("slider", name="Generated token")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(widget).to_contain_text(f"token {other.tokens.steps} of {other.tokens.steps}")
+    page.keyboard.press("ArrowLeft")
+    expect(widget).to_contain_text(f"token {other.tokens.steps - 1} of {other.tokens.steps}")
+    page.wait_for_timeout(300)
+    page.screenshot(path=shots / "page-generation.png")
+    assert not requests
