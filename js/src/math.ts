@@ -565,7 +565,7 @@ export interface Summary {
   distance: number;
   /** exp(entropy): over how many keys a row spreads its weight, as if evenly. */
   effective: number;
-  /** Weight on key 0. */
+  /** Weight on the first key that is no padding. */
   first: number;
   /** Not every row was looked at. */
   sampled: boolean;
@@ -600,7 +600,7 @@ export function summary(map: WeightMap): Summary | null {
     rows++;
     sum.distance += moment / mass;
     sum.effective += mass * Math.exp(-plogp / mass); // exp(entropy of p / mass)
-    if (row[0] > 0) sum.first += row[0];
+    sum.first += Math.max(0, row[row.findIndex((p) => p !== PADDED)]) || 0; // NaN counts for nothing
   }
   if (rows === 0) return null;
   return { distance: sum.distance / rows, effective: sum.effective / rows, first: sum.first / rows, sampled: count < map.nq };

@@ -387,7 +387,7 @@ describe("the summary of a map", () => {
   });
 
   it("leaves out rows without keys", () => {
-    expect(summary(weightMap(weights([["padded", "padded"], ["padded", 1]])))).toEqual({ distance: 0, effective: 1, first: 0, sampled: false });
+    expect(summary(weightMap(weights([["padded", "padded"], ["padded", 1]])))).toEqual({ distance: 0, effective: 1, first: 1, sampled: false });
   });
 
   it("of long maps looks at some rows, the first and the last among them", () => {
