@@ -256,10 +256,15 @@ def _mean_of_bins(values: Tensor, which: Tensor) -> Tensor:
     return (values.reshape(which.shape) * once).sum(1) / once.sum(1)
 
 
+def _maps(part: Part) -> int:
+    """Thumbnails of a part: every head, and three reductions over heads, over layers and over both."""
+    layers, heads = len(part.layers), part.heads
+    return layers * heads + len(REDUCTIONS) * (layers + heads + 1)
+
+
 def _side(part: Part, room: int) -> int:
     """The largest thumbnails of which a part has at most ``room`` cells; the smallest there are, if none."""
-    layers, heads = len(part.layers), part.heads
-    maps, n_q, n_k = layers * heads + 3 * (layers + heads + 1), len(part.queries), len(part.keys)
+    maps, n_q, n_k = _maps(part), len(part.queries), len(part.keys)
     return next((side for side in _SIDES if maps * min(side, n_q) * min(side, n_k) <= room), _SIDES[-1])
 
 
@@ -296,8 +301,8 @@ def bundle(
     return pack("bundle", meta, arrays, compress=False)
 
 
-_LEAST_SHARE = 24_000  # bytes, of one sample: thumbnails and a head or two
-_MOST_SAMPLES_WORK = 1 << 27  # weights behind the thumbnails of all samples, where there is a kernel to ask: 1 s
+_LEAST_SHARE = 24_000  # bytes, of one sample: a head or two, besides its smallest thumbnails and its tokens
+_MOST_SAMPLES_WORK = 1 << 26  # weights behind the thumbnails of all samples, where there is a kernel to ask: 0.5 s
 
 
 def samples_of(bundle: bytes) -> set[int]:
@@ -311,11 +316,13 @@ def _others(attention: Attention, budget: int, standalone: bool) -> list[int]:
     """The samples, besides the one in view, that have room in a bundle."""
     parts = [attention.part(name) for name in attention.parts]
     work = sum(len(part.layers) * part.heads * len(part.queries) * len(part.keys) for part in parts)
-    room = (
-        int(budget // _LEAST_SHARE) if standalone else int(min(budget // 2 // _LEAST_SHARE, _MOST_SAMPLES_WORK // work))
+    thumbnails = sum(
+        _maps(part) * min(_SIDES[-1], len(part.queries)) * min(_SIDES[-1], len(part.keys)) for part in parts
     )
+    least = _LEAST_SHARE + thumbnails + len(pack("bundle", _meta(attention, parts), {}))
+    room = int(budget // least if standalone else min(budget // 2 // least, _MOST_SAMPLES_WORK // work - 1))
     following = [(attention.sample + step) % attention.samples for step in range(1, attention.samples)]
-    return following[: max(0, room - 1)]
+    return following[: max(0, room - standalone)]
 
 
 def _one_bundle(

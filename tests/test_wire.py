@@ -294,8 +294,9 @@ def test_every_kind_of_mask_comes_back_as_it_was() -> None:
     """Oracle: Map.weights() and Mask.allowed, for rules that reach outside the map and for a mask that contradicts its
     own padding."""
     axes = Tokens.positions(70), Tokens.positions(50)
-    q, k = torch.randn(1, 1, 70, 4), torch.randn(1, 1, 50, 4)
-    scattered = torch.rand(1, 1, 70, 50) < 0.3
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(1, 1, n, 4, generator=generator) for n in (70, 50))
+    scattered = torch.rand(1, 1, 70, 50, generator=generator) < 0.3
     scattered[0, 0, 7] = False
     rules = [
         Mask.causal(70, 50, window=3, offset=10),
@@ -311,7 +312,8 @@ def test_every_kind_of_mask_comes_back_as_it_was() -> None:
         assert (block.arrays["stop"] <= 50).all()
         cells, allowed = cells_of(block), view.allowed(torch.arange(70)).numpy()
         assert ((cells >= 0) == allowed).all()
-        np.testing.assert_allclose(np.clip(cells, 0, None), view.weights(), atol=1e-6)
+        # Scores reach 10, of which float32 knows 1e-6; so much is a weight off, relatively.
+        np.testing.assert_allclose(np.clip(cells, 0, None), view.weights(), atol=5e-6)
         assert (cells[~allowed.any(1)] == PADDED).all()
 
 
