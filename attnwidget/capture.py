@@ -10,7 +10,7 @@ import contextlib
 import operator
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -360,13 +360,14 @@ class Recorder(Listener):
             return
         assert call.v is not None
         sample = len(run.errors) % batch
-        rows = torch.linspace(0, queries - 1, min(queries, _CHECKED_ROWS)).long()
+        rows = _sampled(queries)
+        p = layer.block(sample, None, rows)[0]
         # Rows without any key are padding: implementations differ in what they write there, and nobody reads it.
-        rows = rows[layer.mask.allowed(sample, rows).any(0).any(-1)]
+        seen = (p != 0).any(-1).any(0)
+        rows, p = rows[seen], p[:, seen]
         if not len(rows):
             return
         values = call.v[sample % len(call.v)].detach().cpu().float()
-        p = layer.block(sample, None, rows)[0]
         # Heads that share values stand below each other: [kv_head, group · row, key] @ [kv_head, key, d].
         ours = (p.reshape(len(values), -1, p.shape[-1]) @ values).reshape(heads, len(rows), -1)
         theirs = out[sample].detach()[:, rows.to(out.device)].cpu().float()
@@ -414,6 +415,12 @@ class Recorder(Listener):
             f"nor can code compiled by a torch older than 2.6 (this is {torch.__version__}): run it uncompiled, or "
             "bring the weights yourself, Attention.from_weights(…) or Attention.from_qk(…)."
         )
+
+
+@lru_cache(maxsize=32)
+def _sampled(queries: int) -> Tensor:
+    """Which rows are recomputed, [row]."""
+    return torch.linspace(0, queries - 1, min(queries, _CHECKED_ROWS)).long()
 
 
 def _chosen_layers(model: nn.Module, layers: Collection[int] | None) -> frozenset[int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, lru_cache, wraps
 from typing import TypeVar, cast
 
 import torch
@@ -53,6 +53,7 @@ class Mask:
     dense: Tensor | None = None
 
     @classmethod
+    @lru_cache(maxsize=32)  # layers share their mask, and what is known of it
     def full(cls, queries: int, keys: int) -> Mask:
         """Every query sees every key."""
         return cls(
@@ -62,6 +63,7 @@ class Mask:
         )
 
     @classmethod
+    @lru_cache(maxsize=32)  # layers share their mask, and what is known of it
     def causal(cls, queries: int, keys: int, window: int | None = None, offset: int = 0) -> Mask:
         """Query i sees key j ≤ i + offset, and with a window only the last ``window`` of them."""
         last = torch.arange(queries, dtype=torch.int32) + offset + 1
@@ -140,7 +142,7 @@ class Mask:
         empty = torch.zeros(len(cells), queries, dtype=torch.int32)
         return Mask(empty, empty + len(cols), torch.ones(len(cells), len(cols), dtype=torch.bool), cells)
 
-    @property
+    @cached_property
     def is_full(self) -> bool:
         """True when nothing is masked."""
         return (
@@ -150,7 +152,7 @@ class Mask:
             and bool(self.keep.all())
         )
 
-    @property
+    @cached_property
     def is_causal(self) -> bool:
         """True when no query sees a later key."""
         queries, keys = self.start.shape[1], self.keep.shape[1]
@@ -160,7 +162,7 @@ class Mask:
             return not bool(self.dense.triu(1).any())
         return bool((self.stop <= torch.arange(1, queries + 1)).all())
 
-    @property
+    @cached_property
     def window(self) -> int | None:
         """Width of a causal sliding window, or None."""
         if self.dense is not None or not self.is_causal:
