@@ -6,9 +6,10 @@
     python -m tests.bench --json numbers.json  the rows as a file, too
     python -m tests.bench --check              exit status 1 if something is not reached
 
-It needs Chromium and JupyterLab, and for BertViz `pip install bertviz` and npm: BertViz loads require.js, d3 and jQuery
-from a CDN, and is given them by this machine instead, at once. Times are this machine's, and other work on it is in
-them: keep it idle, and compare ratios. Rows without a limit are there to be looked at.
+`--only capture` needs no browser. The rest needs Chromium and JupyterLab, and for BertViz `pip install bertviz` and
+npm: BertViz loads require.js, d3 and jQuery from a CDN, and is given them by this machine instead, at once. Times are
+this machine's, and other work on it is in them: keep it idle, and compare ratios. Rows without a limit are there to be
+looked at.
 """
 
 from __future__ import annotations
@@ -45,7 +46,10 @@ def lengths(quick: bool) -> tuple[int, ...]:
 
 
 def capture_rows(quick: bool) -> Iterator[Row]:
-    yield from capture.measure((128,) if quick else (128, 512, 1024), 8 if quick else 75)
+    yield from capture.measure("gpt2", (128,) if quick else (128, 256, 512, 1024), 8 if quick else 30)
+    yield from capture.measure(
+        "llama", (128,) if quick else (128, 256, 512, 1024, 2048, 4096, 8192), 8 if quick else 30
+    )
 
 
 def bytes_rows(quick: bool) -> Iterator[Row]:
@@ -89,7 +93,10 @@ def hover_rows(quick: bool) -> Iterator[Row]:
 
 
 SECTIONS = {
-    "capture": ("Capture, GPT-2 small with random weights", capture_rows),
+    "capture": (
+        "Capture of GPT-2 small, and of a Llama of 8 layers × 8 heads (2 for keys) × 512, random weights",
+        capture_rows,
+    ),
     "bytes": ("Bytes", bytes_rows),
     "paint": ("First paint: JupyterLab with a fresh kernel and browser each time, and pages", paint_rows),
     "hover": (f"Hovering query tokens, {HOVERS} times; BertViz draws all heads of one layer", hover_rows),
