@@ -13,7 +13,8 @@ The building, from the ground up; a file imports only from the floors below its 
                 parts.py       where the calls of a run belong, and what stands along their axes
                 blocks.py      numbers as bytes that both languages read
     1  verbs    listen.py      hears every attention call of a running model, and changes none
-                capture.py     a model's run → Attention, checked against what the model itself computed
+                check.py       rows of what was kept, compared with what the model itself computed
+                capture.py     a model's run → Attention: what is kept of it
                 generation.py  a text the model writes itself, replayed exactly
                 measures.py    one number per head
                 wire.py        what the browser is told: bundle(attention), answer(attention, request)

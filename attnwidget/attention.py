@@ -224,6 +224,11 @@ class Part:
         return max(layer.heads for layer in self.layers)
 
     @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return max(layer.shape[0] for layer in self.layers)
+
+    @property
     def is_causal(self) -> bool:
         return all(layer.mask.is_causal for layer in self.layers if layer.heads)
 
@@ -371,7 +376,7 @@ class Attention:
     @property
     def samples(self) -> int:
         """Number of texts or images in the batch."""
-        return max(layer.shape[0] for part in self._parts.values() for layer in part.layers)
+        return max(part.batch for part in self._parts.values())
 
     @property
     def nbytes(self) -> int:
@@ -420,13 +425,19 @@ class Attention:
         if not -self.samples <= sample < self.samples:
             raise IndexError(f"Sample {sample} of a batch of {self.samples}.")
         at = sample % self.samples
+
+        def axes_of(part: Part) -> tuple[Tokens, Tokens]:
+            return part.axes[at * len(part.axes) // self.samples]
+
         shown = [
-            replace(part, queries=part.axes[at % len(part.axes)][0], keys=part.axes[at % len(part.axes)][1])
-            if part.axes
-            else part
+            replace(part, queries=axes_of(part)[0], keys=axes_of(part)[1]) if part.axes else part
             for part in self._parts.values()
         ]
         return Attention(shown, model=self.model, check=self.check, notes=self.notes, sample=at, noun=self.noun)
+
+    def sample_in(self, part: Part) -> int:
+        """The sample in view as ``part`` counts: several windows, of images say, belong to one text of another part."""
+        return self.sample * part.batch // self.samples
 
     def __repr__(self) -> str:
         parts = ", ".join(
@@ -456,7 +467,7 @@ class Map:
             )
         bound = part.heads if self.layer is None else part.layers[self.layer].heads
         self.head = _index(head, bound, "head", part.name if self.layer is None else f"{part.name}, layer {self.layer}")
-        self.sample = attention.sample
+        self.sample = attention.sample_in(part)
         chosen = part.layers if self.layer is None else (part.layers[self.layer],)
         # Layers may differ in their number of heads: head 9 reduced over layers is taken over those that have it.
         self._layers = tuple(one for one in chosen if one.heads > (self.head or 0))
@@ -599,8 +610,8 @@ class GroupedMap:
     def __init__(self, map: Map, of_query: Sequence[int], of_key: Sequence[int]) -> None:
         self.map = map
         self.queries, self.keys = map.queries.grouped(of_query), map.keys.grouped(of_key)
-        self._of_query = torch.tensor(numbered(of_query, map.shape[0]))
-        self._of_key = torch.tensor(numbered(of_key, map.shape[1]))
+        self._of_query = torch.tensor(numbered(of_query, map.shape[0]), device="cpu")
+        self._of_key = torch.tensor(numbered(of_key, map.shape[1]), device="cpu")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -631,7 +642,7 @@ class GroupedMap:
 
     def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The whole map in pieces that fit: pairs of group numbers [row] and weights [row, key group]."""
-        for rows in row_blocks(torch.arange(self.shape[0]), self.shape[1]):
+        for rows in row_blocks(torch.arange(self.shape[0], device="cpu"), self.shape[1]):
             yield rows, self._rows(rows)
 
     @on_host

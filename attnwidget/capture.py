@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,20 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .attention import Attention, Check, Layer
+from .attention import Attention, Layer
+from .check import Comparison
 from .inputs import Inputs, Text, given_to, is_encoder_decoder
 from .listen import LOOKED_FOR, Call, Listener
 from .masks import Mask, on_host
 from .parts import ROLES, Kept, noun_of, parts_of, place_of, role_of, slot_of
 
-# Rows of each call that are recomputed and compared with what the model computed.
-_CHECKED_ROWS = 6
-# Largest relative difference that rounding explains, per precision in which the model ran.
-_TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 _LESS = (
     "Keep fewer layers (layers=[0, -1]) or parts (parts=['decoder']), keep them in half precision "
     "(dtype=torch.float16), or shorten the text."
 )
+
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 class NoAttentionError(ValueError):
@@ -100,7 +100,7 @@ def capture(
     recorder = record(
         model, tokenizer, layers=layers, parts=parts, dtype=dtype, keep_values=keep_values, pin_memory=pin_memory
     )
-    recorder.texts = given.texts
+    recorder.texts, recorder.targets = given.texts, given.targets
     with evaluating(model), torch.no_grad(), recorder, _bar(model, recorder, progress):
         try:
             model(*given.args, **{**given.kwargs, **forward})
@@ -166,20 +166,19 @@ def load(name: str) -> tuple[nn.Module, Any]:
 class _Run:
     """One forward of the model: what went in, what was kept of the calls it made, in order, and how they compared."""
 
+    checks: Comparison
     inputs: Inputs = field(default_factory=Inputs)
     kept: list[Kept] = field(default_factory=list)
-    errors: list[float] = field(default_factory=list)
-    effects: list[float] = field(default_factory=list)
-    tolerance: float = 0.0
-    rows: int = 0
-    skipped: dict[str, str] = field(default_factory=dict)  # by module: why a call was not compared
     remarks: dict[str, list[str]] = field(default_factory=dict)  # what has to be known of the calls of these modules
     # By place in the model and shape: how many calls there were, and the bytes that those kept will take.
     counts: dict[tuple[Any, ...], int] = field(default_factory=dict)
     planned: dict[tuple[Any, ...], int] = field(default_factory=dict)
     # Masks without the rows of padding, by id of the mask they were made of; that one is kept, so that its id is.
     masks: dict[int, tuple[Mask, Mask]] = field(default_factory=dict)
-    unwanted: dict[str, str] = field(default_factory=dict)  # name of the module → its layer or part
+    size: int = 0  # bytes kept so far
+    numbers: set[int] = field(default_factory=set)  # those of ``layers`` that were there
+    # By module: what was not wanted of it, in words, its role and its shape.
+    unwanted: dict[str, tuple[str, str, tuple[int, ...]]] = field(default_factory=dict)
 
 
 class Recorder(Listener):
@@ -200,10 +199,12 @@ class Recorder(Listener):
         # A processor holds the tokenizer that reads ids.
         self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         self.layers, self.parts = _chosen_layers(self.model, layers), _chosen_parts(parts)
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"dtype is {dtype}; Q and K can be kept in a floating-point type, such as torch.float16.")
+        if dtype not in (None, *_DTYPES):
+            known = ", ".join(map(str, _DTYPES))
+            raise ValueError(f"dtype is {dtype!r}; Q and K can be kept in {known}.")
         self.dtype, self.keep_values, self.pin_memory = dtype, keep_values, pin_memory
-        self.texts: tuple[Text, ...] = ()
+        self.texts: tuple[Text, ...] = ()  # what is read, as it was cut, and what is decoded
+        self.targets: tuple[Text, ...] = ()
         self.generated: Tensor | None = None  # bool [batch, token]: what the model wrote itself
         self.on_call: Callable[[], Any] = lambda: None
         self._runs: list[_Run] = []
@@ -233,14 +234,17 @@ class Recorder(Listener):
     @property
     def _run(self) -> _Run:
         if not self._runs:
-            self._runs.append(_Run())
+            self._runs.append(_Run(Comparison(self.dtype)))
         return self._runs[-1]
 
     def begin(self, given: dict[str, Any]) -> None:
-        self._runs.append(_Run(Inputs.of(given)))
+        self._runs.append(_Run(Comparison(self.dtype)))
+        self._run.inputs = Inputs.of(given, getattr(self.model, "config", None))
 
     def end(self) -> None:
-        self._runs.append(_Run())  # for what is called from outside the model's own forward, if anything is
+        self._runs.append(
+            _Run(Comparison(self.dtype))
+        )  # for what is called from outside the model's own forward, if anything is
 
     def remark(self, name: str, words: str) -> None:
         self._run.remarks.setdefault(words, []).append(name)
@@ -250,10 +254,12 @@ class Recorder(Listener):
         group = (place, call.piece, call.shape)
         count = run.counts.get(group, 0)
         run.counts[group] = count + 1
-        stack, number = slot_of(self.model, call.name, call.block, count)
+        stack, number = slot_of(self.model, call.name, call.block, count, self.places[place])
         unwanted = ""
-        if self.layers is not None and not {number, number - len(stack)} & self.layers:
-            unwanted = f"layer {number}"
+        if self.layers is not None:
+            met = {number, number - len(stack)} & self.layers
+            run.numbers |= met
+            unwanted = "" if met else f"layer {number}"
         mask, bias = call.rules() if not unwanted else (None, None)
         if mask is None and call.weights is not None and not unwanted:
             mask = _causal_but_for_padding(call.weights, run.inputs.keep)
@@ -261,12 +267,10 @@ class Recorder(Listener):
         if self.parts is not None and role not in self.parts:
             unwanted = f"part {role!r}"
         if unwanted:
-            run.unwanted[call.name] = unwanted
+            run.unwanted[call.name] = unwanted, role, call.shape
             return None
-        if not stack:  # how many more will come is not known
-            run.planned[group] = run.planned.get(group, 0) + self._plan(call, 1)
-        elif group not in run.planned:
-            run.planned[group] = self._plan(call, len(stack))
+        if not stack or group not in run.planned:
+            self._plan(group, call, self.places[place] if stack else 1)
         weights = self._keep(call.weights)
         layer = Layer(
             name=call.name,
@@ -280,13 +284,16 @@ class Recorder(Listener):
             bias=bias,
             sink=None if call.sink is None else call.sink.cpu(),
         )
+        run.size += layer.nbytes
+        if weights is not None and call.weights is not None:
+            run.checks.rounded(weights, call.weights)
         return Kept(layer, number, stack, call.block, call.piece)
 
     def add(self, taken: Kept, call: Call, out: Tensor | None) -> None:
         run = self._run
         run.kept.append(taken)
         if call.v is not None and out is not None:
-            self._compare(run, taken.layer, call, out)
+            run.checks.compare(taken.layer, call, out)
         self.on_call()
 
     @property
@@ -294,22 +301,23 @@ class Recorder(Listener):
         """Bytes that what is kept of the current run will take, as far as the calls so far tell."""
         return sum(self._run.planned.values())
 
-    def _plan(self, call: Call, slots: int) -> int:
-        """Bytes that this call and those like it will take.
+    def _plan(self, group: tuple[Any, ...], call: Call, layers: int) -> None:
+        """State the bytes that this call and those like it will take.
 
         Raises:
-            MemoryError: there are not so many.
+            MemoryError: there are not so many, besides what is still to come of others.
         """
         tensors = (call.q, call.k, call.v if self.keep_values and call.q is not None else None, call.weights)
         sizes = [t.numel() * (self.dtype or t.dtype).itemsize for t in tensors if t is not None]
-        layers = slots if self.layers is None else min(slots, len(self.layers))
-        needed, free = sum(sizes) * layers, _free_memory()
+        layers = max(1, layers if self.layers is None else min(layers, len(self.layers)))
+        planned = self._run.planned
+        planned[group] = planned.get(group, 0) + sum(sizes) * layers
+        needed, free = self.planned - self._run.size, _free_memory()
         if needed > free:
             raise MemoryError(
-                f"Keeping the attention of {layers} layers takes {_in_words(needed)}, and {_in_words(free)} are free. "
-                + _LESS
+                f"Keeping the attention takes {_in_words(needed)} more ({layers} layers like {call.name or 'this one'} "
+                f"among it), and {_in_words(free)} are free. {_LESS}"
             )
-        return needed
 
     def _keep(self, tensor: Tensor | None) -> Tensor | None:
         """A copy in host memory. A view would pin the fused q-k-v it was cut from, and static caches roll in place."""
@@ -351,54 +359,25 @@ class Recorder(Listener):
         # Layers share the mask: made once, it stays one.
         return run.masks.setdefault(id(mask), (mask, mask.without(asking)))[1]
 
-    # ── checking ──
-
-    def _compare(self, run: _Run, layer: Layer, call: Call, out: Tensor) -> None:
-        batch, heads, queries, _ = layer.shape
-        if out.shape[:3] != (batch, heads, queries) or queries == 0:
-            run.skipped[layer.name] = "its output has another layout"
-            return
-        assert call.v is not None
-        sample = len(run.errors) % batch
-        rows = _sampled(queries)
-        p = layer.block(sample, None, rows)[0]
-        # Rows without any key are padding: implementations differ in what they write there, and nobody reads it.
-        seen = (p != 0).any(-1).any(0)
-        rows, p = rows[seen], p[:, seen]
-        if not len(rows):
-            return
-        values = call.v[sample % len(call.v)].detach().cpu().float()
-        # Heads that share values stand below each other: [kv_head, group · row, key] @ [kv_head, key, d].
-        ours = (p.reshape(len(values), -1, p.shape[-1]) @ values).reshape(heads, len(rows), -1)
-        theirs = out[sample].detach()[:, rows.to(out.device)].cpu().float()
-        if ours.shape != theirs.shape:
-            run.skipped[layer.name] = "its output has another layout"
-            return
-        size = max(float(theirs.abs().max()), 1e-6)
-        run.errors.append(float((ours - theirs).abs().max()) / size)
-        run.rows += len(rows)
-        precisions = {call.v.dtype, self.dtype or call.v.dtype}
-        run.tolerance = max(run.tolerance, *(_TOLERANCE.get(one, 1e-4) for one in precisions))
-        if self.dtype is not None and call.q is not None and call.k is not None:
-            exact = replace(layer, q=call.q.detach().cpu(), k=call.k.detach().cpu())
-            run.effects.append(float((exact.block(sample, None, rows)[0] - p).abs().max()))
-
     @on_host
     def _attention(self, run: _Run | None) -> Attention:
         if run is None:
             raise NoAttentionError(self._nothing())
         if not run.kept:
-            seen = ", ".join(dict.fromkeys(run.unwanted.values()))
+            seen = ", ".join(dict.fromkeys(words for words, _, _ in run.unwanted.values()))
             wanted = f"layers={sorted(self.layers)}" if self.layers is not None else f"parts={sorted(self.parts or ())}"
             raise ValueError(f"There was no attention in {wanted}. What ran has {seen}.")
-        check = _verdict(run, self.dtype)
+        check = run.checks.verdict([one.layer for one in run.kept])
         notes = [] if check.ok else [check.text]
         if broken := list(dict.fromkeys(one.layer.name for one in run.kept if _is_broken(one.layer))):
             run.remarks["NaN or infinite numbers. They are drawn as ×"] = broken
         for words, names in run.remarks.items():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            notes.append(f"{names[0]}{more}: {words}.")
-        context = self.tokenizer, self.texts, self.generated, run.unwanted
+            notes.append(f"{names[0] or type(self.model).__name__}{more}: {words}.")
+        if self.layers is not None and (missed := sorted(self.layers - run.numbers)):
+            notes.append(f"layers={missed}: what ran has no layer of that number.")
+        dropped = {name: (role, shape) for name, (_, role, shape) in run.unwanted.items()}
+        context = self.tokenizer, self.texts, self.targets, self.generated, dropped
         parts = parts_of(self.model, run.kept, run.inputs, *context)
         name = type(self.model).__name__
         return Attention(parts, model=name, check=check, notes=notes, noun=noun_of(parts, run.inputs))
@@ -407,7 +386,11 @@ class Recorder(Listener):
         name = type(self.model).__name__
         if not self._runs:
             return f"{name} has not run inside the recording block yet, so there is no attention to show."
-        broken = [f"{names[0]}: {words}" for run in self._runs for words, names in run.remarks.items()]
+        broken = [f"{names[0] or name}: {words}" for run in self._runs for words, names in run.remarks.items()]
+        if not broken and self.last_softmax:
+            broken = [
+                f"A softmax ran in {self.last_softmax}, but it did not go on to multiply values as weights @ values"
+            ]
         return (
             f"No attention was seen while {name} ran. Looked for: {LOOKED_FOR}. "
             + (f"{broken[0]}. " if broken else "")
@@ -417,23 +400,21 @@ class Recorder(Listener):
         )
 
 
-@lru_cache(maxsize=32)
-def _sampled(queries: int) -> Tensor:
-    """Which rows are recomputed, [row]."""
-    return torch.linspace(0, queries - 1, min(queries, _CHECKED_ROWS)).long()
-
-
 def _chosen_layers(model: nn.Module, layers: Collection[int] | None) -> frozenset[int] | None:
     """Refused before anything runs where no list of modules in the model is so long."""
     if layers is None:
         return None
-    chosen = frozenset(operator.index(one) for one in layers)
+    given = [layers] if isinstance(layers, int) else list(layers)
+    if any(isinstance(one, bool) for one in given):
+        raise ValueError(f"layers is {given}; it holds the numbers of layers.")
+    chosen = frozenset(operator.index(one) for one in given)
     longest = max((len(module) for module in model.modules() if isinstance(module, nn.ModuleList)), default=0)
     wrong = sorted(one for one in chosen if longest and not -longest <= one < longest)
     if wrong or not chosen:
         which = f"There is no layer {wrong[0]}" if wrong else "layers is empty"
         raise ValueError(
-            f"{which}: {type(model).__name__} has layers 0 to {longest - 1}, or −1 to −{longest} from the end."
+            f"{which}: the longest list of modules in {type(model).__name__} goes from 0 to {longest - 1}, or from the "
+            f"end −1 to −{longest}."
         )
     return chosen
 
@@ -443,7 +424,10 @@ def _chosen_parts(parts: Collection[str] | None) -> frozenset[str] | None:
         return None
     chosen = frozenset([parts] if isinstance(parts, str) else parts)
     if not chosen or chosen - set(ROLES):
-        raise ValueError(f"parts is {sorted(chosen)}; it may hold {', '.join(map(repr, ROLES))}.")
+        raise ValueError(
+            f"parts is {sorted(chosen)}; it may hold {', '.join(map(repr, ROLES))}. Numbered parts are kept "
+            "together: 'vision 2' with 'vision'."
+        )
     return chosen
 
 
@@ -461,7 +445,9 @@ def _free_memory() -> int:
     free = int(psutil.virtual_memory().available)
     with contextlib.suppress(OSError, ValueError):
         limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - used)
+        told = Path("/sys/fs/cgroup/memory.stat").read_text().split()
+        pages = int(told[told.index("inactive_file") + 1])  # of files, which give way
+        free = min(free, limit - used + pages)
     return free
 
 
@@ -475,48 +461,34 @@ def _is_broken(layer: Layer) -> bool:
     return any(not bool(torch.isfinite(t.sum())) and not bool(torch.isfinite(t).all()) for t in held if t is not None)
 
 
-def _verdict(run: _Run, dtype: torch.dtype | None) -> Check:
-    # Written so that NaN fails the comparison.
-    ok = all(error <= run.tolerance for error in run.errors)
-    worst = max(run.errors, default=0.0, key=lambda e: float("inf") if e != e else e)
-    calls = f"{len(run.kept)} attention calls"
-    held = {t.dtype for one in run.kept for t in (one.layer.q, one.layer.weights) if t is not None}
-    stored = ", ".join(sorted(str(one).removeprefix("torch.") for one in held))
-    effect = max(run.effects, default=0.0)
-    result = partial(Check, stored=stored, effect=effect)
-    if not run.errors:
-        if all(one.layer.weights is not None for one in run.kept):
-            return result(True, 0.0, 0, 0.0, f"{calls}; these are the very weights the model computed.")
-        why = next(iter(run.skipped.values()), "dropout is on, or no row has a key")
-        return result(True, 0.0, 0, 0.0, f"{calls}, not compared with the model's output: {why}.")
-    if not ok:
-        text = (
-            f"The recomputed attention does not reproduce the model's output: {worst:.1e} off (at most "
-            f"{run.tolerance:.0e} is rounding). Do not trust these maps; please report the model."
-        )
-        return result(False, worst, run.rows, run.tolerance, text)
-    compared = calls if len(run.errors) == len(run.kept) else f"{len(run.errors)} of {calls}"
-    text = f"{run.rows} rows of {compared} recomputed: they reproduce the model's own output to {worst:.1e}."
-    if dtype is not None:
-        text += f" Kept in {stored}, which moves their weights by at most {effect:.1e}."
-    return result(True, worst, run.rows, run.tolerance, text)
-
-
 # ── leaving things as they were ──────────────────────────────────────────────────────────────────────────────────────
+
+
+_lock = threading.Lock()
+# How many are evaluating a model now, in any thread, and the flags its modules had before the first of them.
+_flags: dict[int, tuple[int, list[tuple[nn.Module, bool]]]] = {}
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; every module gets back exactly the flag it had."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
+    with _lock:
+        count, flags = _flags.get(id(model), (0, []))
+        flags = flags or [(module, module.training) for module in model.modules()]
+        _flags[id(model)] = count + 1, flags
         # Not model.eval(): some modules merge or convert their weights when they are told to.
         for module, _ in flags:
             module.training = False
+    try:
         yield
     finally:
-        for module, flag in flags:
-            module.training = flag
+        with _lock:
+            count, flags = _flags.pop(id(model))
+            if count > 1:
+                _flags[id(model)] = count - 1, flags
+            else:
+                for module, flag in flags:
+                    module.training = flag
 
 
 @contextlib.contextmanager
@@ -534,4 +506,7 @@ def _bar(model: nn.Module, recorder: Recorder, wanted: bool) -> Iterator[None]:
             bar.update()
 
         recorder.on_call = count
-        yield
+        try:
+            yield
+        finally:
+            recorder.on_call = lambda: None  # or the two would keep each other, and the model

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from .attention import Attention
 from .capture import Recorder, evaluating, record
-from .inputs import given_to, is_encoder_decoder, limit_of
+from .inputs import given_to, is_encoder_decoder, limit_of, unwrapped
 
 # How many tokens are written where nobody says.
 _TOKENS = 40
@@ -82,7 +82,7 @@ def capture_generation(
         >>> attention.part().queries.steps
         3
     """
-    main: nn.Module = getattr(model, "_orig_mod", model)
+    main = unwrapped(model)
     _refuse_mute(main)
     with _padded_left(main, tokenizer):
         given = given_to(main, prompt, tokenizer, truncate=truncate, decodes=True)

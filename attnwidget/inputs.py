@@ -39,7 +39,7 @@ class Inputs:
         segments: [batch, token] which text of a pair each token belongs to, as BERT is told.
         pixels: shape of the image [batch, channel, height, width].
         grids: (frames, rows, columns) of patches of each of several images that are packed into one run.
-        seconds: length of the sound, at the 16 000 samples or 100 spectra a second that speech models are fed with.
+        seconds: length of the sound.
         batch: number of texts or images.
     """
 
@@ -54,23 +54,32 @@ class Inputs:
     batch: int = 1
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> Inputs:
-        """From the arguments of the model's forward."""
+    def of(cls, arguments: Mapping[str, Any], config: Any = None) -> Inputs:
+        """From the arguments of the model's forward, by name."""
+        given = {
+            name: one
+            for name, one in arguments.items()
+            if isinstance(one, Tensor) and one.dim() and one.device.type != "meta"
+        }
 
-        def ids(name: str) -> Tensor | None:
+        def ids(name: str, floats: bool = False) -> Tensor | None:
             value = given.get(name)
-            whole = isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point()
-            return value.detach().to("cpu", copy=True) if isinstance(value, Tensor) and whole else None
+            if value is None or value.dim() != 2 or (value.is_floating_point() and not floats):
+                return None
+            return value.detach().to("cpu", copy=True)
 
         def kept(name: str) -> Tensor | None:
-            mask = ids(name)
-            return None if mask is None or bool(mask.all()) else mask.bool()
+            mask = ids(name, floats=True)
+            told = mask is not None and bool(((mask == 0) | (mask == 1)).all())
+            return mask.bool() if mask is not None and told and not bool(mask.all()) else None
 
         pixels, packed = given.get("pixel_values"), given.get("image_grid_thw", given.get("grid_thw"))
-        main = next((given[name] for name in _MAIN if isinstance(given.get(name), Tensor)), None)
-        first = (
-            main if main is not None else next((v for v in given.values() if isinstance(v, Tensor) and v.dim()), None)
-        )
+        images = [
+            one for one in given.values() if one.dim() == 4 and one.is_floating_point() and one.shape[1] in (1, 3)
+        ]
+        if pixels is None and len(images) == 1 and "input_ids" not in given:
+            pixels = images[0]  # models of timm and torchvision call it x
+        first = next((given[name] for name in _MAIN if name in given), next(iter(given.values()), None))
         return cls(
             read=ids("input_ids"),
             decoded=ids("decoder_input_ids"),
@@ -78,21 +87,26 @@ class Inputs:
             keep_decoded=kept("decoder_attention_mask"),
             segments=ids("token_type_ids"),
             # Several images of one text have an axis of their own.
-            pixels=tuple(pixels.flatten(0, -4).shape) if isinstance(pixels, Tensor) and pixels.dim() >= 4 else None,
-            grids=tuple(map(tuple, packed.tolist())) if isinstance(packed, Tensor) else (),
-            seconds=_seconds(given),
+            pixels=tuple(pixels.flatten(0, -4).shape) if pixels is not None and pixels.dim() >= 4 else None,
+            grids=tuple(map(tuple, packed.tolist())) if packed is not None and packed.dim() == 2 else (),
+            seconds=_seconds(given, config),
             batch=1 if first is None else max(1, len(first)),
         )
 
 
-def _seconds(given: Mapping[str, Any]) -> float | None:
+def _seconds(given: Mapping[str, Tensor], config: Any) -> float | None:
+    """Length of the sound that speech models are given: 16 000 samples or 100 spectra a second; None where unclear."""
     wave, spectra = given.get("input_values"), given.get("input_features")
-    if isinstance(wave, Tensor) and wave.dim() == 2:
+    if wave is not None and wave.dim() == 2:
         return wave.shape[1] / 16_000
-    if isinstance(spectra, Tensor) and spectra.dim() == 3:
-        # [batch, band, time] or [batch, time, band]; there are 80 or 128 bands.
-        return max(spectra.shape[1:]) / 100
-    return None
+    if spectra is None or spectra.dim() != 3:
+        return None
+    named = (getattr(config, name, None) for name in ("num_mel_bins", "feature_projection_input_dim"))
+    bands = {n for n in named if isinstance(n, int)} or {80, 128, 160}
+    lengths = [n for n, other in (spectra.shape[1:], spectra.shape[:0:-1]) if other in bands]
+    # 160 bands are two spectra of 80 in one.
+    wide = 2 if 160 in spectra.shape[1:] else 1
+    return lengths[0] * wide / 100 if len(lengths) == 1 else None
 
 
 # Whose first axis is the batch, whatever else is among the arguments (packed images are not).
@@ -101,11 +115,12 @@ _MAIN = ("input_ids", "inputs_embeds", "input_features", "input_values")
 
 @dataclass(frozen=True)
 class Given:
-    """Arguments of a model's forward, on its device, and the texts among them as they were cut."""
+    """Arguments of a model's forward, on its device; and the texts that are read, and those to be decoded, as cut."""
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     texts: tuple[Text, ...] = ()
+    targets: tuple[Text, ...] = ()
 
 
 def given_to(
@@ -134,6 +149,7 @@ def given_to(
     """
     device = device_of(model)
     texts: list[Text] = []
+    targets: list[Text] = []
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
     if isinstance(inputs, Tensor):
@@ -153,7 +169,7 @@ def given_to(
         kwargs["decoder_input_ids"] = encoded["input_ids"]
         if len(encoded["input_ids"]) > 1:
             kwargs["decoder_attention_mask"] = encoded["attention_mask"]
-        texts += cut
+        targets += cut
     elif texts and not decodes and is_encoder_decoder(model):
         raise ValueError(
             f"{type(model).__name__} has an encoder and a decoder: say what the decoder reads, target='…', or pass "
@@ -163,14 +179,14 @@ def given_to(
     kwargs = {name: _on(one, device) for name, one in kwargs.items()}
     _matching(model, kwargs.get("input_ids", args[0] if args else None), tokenizer)
     _matching(model, kwargs.get("decoder_input_ids"), tokenizer)
-    return Given(args, kwargs, tuple(texts))
+    return Given(args, kwargs, tuple(texts), tuple(targets))
 
 
 def _positions(model: nn.Module, keep: Tensor | None) -> dict[str, Tensor]:
     """Positions that begin at the first token of each text, for models that would count the padding before it."""
     if keep is None or bool(keep[:, 0].all()):
         return {}
-    takes = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
+    takes = inspect.signature(unwrapped(model).forward).parameters
     # Some find them by themselves: from the ids, or along the axes of an image.
     finds = ("create_position_ids_from_input_ids", "get_rope_index")
     if "position_ids" not in takes or any(hasattr(one, name) for one in model.modules() for name in finds):
@@ -185,6 +201,12 @@ def device_of(model: nn.Module) -> torch.device:
     if places:
         return torch.device(places[0]) if not isinstance(places[0], int) else torch.device("cuda", places[0])
     return next((p.device for p in model.parameters() if p.device.type != "meta"), torch.device("cpu"))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself: a compiled one is a shell around it."""
+    inside: nn.Module = getattr(model, "_orig_mod", model)
+    return inside
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
@@ -254,7 +276,7 @@ def _encoded(
             **({"return_offsets_mapping": True} if fast else {}),
         )
     # Tokenizers may make more than the model takes: token types, say.
-    takes = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
+    takes = inspect.signature(unwrapped(model).forward).parameters
     anything = any(one.kind is one.VAR_KEYWORD for one in takes.values())
     encoded = {k: v for k, v in encoding.items() if anything or k in takes or k in ("input_ids", "offset_mapping")}
     offsets = encoded.pop("offset_mapping", None)

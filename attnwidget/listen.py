@@ -11,9 +11,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 import threading
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,7 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .inputs import unwrapped
 from .masks import Bias, Mask, read
+from .parts import place_of
 
 LOOKED_FOR = (
     "calls through transformers' attention interface, nn.MultiheadAttention, F.scaled_dot_product_attention, and a "
@@ -77,16 +81,18 @@ class Listener:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        # A compiled model is a shell around the original; its modules are the ones that run.
-        self.model: nn.Module = getattr(model, "_orig_mod", model)
+        self.model = unwrapped(model)
         self.running = False  # the model's own forward
         self._modules: dict[int, tuple[str, nn.Module]] = {}
         self._blocks: dict[int, str] = {}
+        self.places: Counter[str] = Counter()  # how many modules there are of each name, numbers left out
         self._rules: dict[tuple[Any, ...], tuple[Tensor, Mask | None, Bias | None]] = {}
         self._thread = 0
         self._busy = False
         self._last: tuple[int, int, int] = (0, 0, 0)  # module, projections so far, piece
         self.projections = 0
+        self.last_softmax = ""  # name of the module in which the latest one ran
+        self._functions: _Functions | None = None
         self._open: contextlib.ExitStack | None = None
 
     # ── what is done with a call ──
@@ -115,6 +121,7 @@ class Listener:
             raise RuntimeError("This recorder is open already. Use a new record(model) for a nested block.")
         self._thread = threading.get_ident()
         self._modules = {id(module): (name, module) for name, module in self.model.named_modules()}
+        self.places = Counter(place_of(name) for name, _ in self._modules.values())
         self._blocks = {
             id(child): f"{name}.{at}".removeprefix(".")
             for name, module in self._modules.values()
@@ -128,15 +135,19 @@ class Listener:
             ):
                 stack.callback(hook.remove)
             stack.enter_context(_listening_in(self))
-            stack.enter_context(_Functions(self))
+            self._functions = stack.enter_context(_Functions(self))
             self._open = stack.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
+        if [one for one in _open if one._thread == self._thread][-1:] != [self]:
+            raise RuntimeError("Recorders are closed in the order opposite to that in which they were opened.")
         stack, self._open = self._open, None
         assert stack is not None
-        self._rules.clear()
         stack.close()
+        self._functions = None
+        for held in (self._rules, self._modules, self._blocks):
+            held.clear()  # or they would keep the model
 
     def begin(self, given: dict[str, Any]) -> None:
         """The model's forward begins, with these arguments."""
@@ -146,15 +157,15 @@ class Listener:
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:
-            # The first positional argument of every transformers model is its main input.
-            main = {getattr(module, "main_input_name", "input_ids"): args[0]} if args else {}
             self.running = True
-            self.begin({**main, **kwargs})
+            self.attempt("", lambda: self.begin(_named(module, args, kwargs)))
 
     def _end(self, *_: Any) -> None:
         if threading.get_ident() == self._thread:
             self.running = False
             self._rules.clear()
+            if self._functions is not None:
+                self._functions.forget()
             self.end()
 
     # ── who is calling ──
@@ -181,7 +192,11 @@ class Listener:
         """Ids of whatever is called ``self`` up the call stack, the innermost first."""
         frame = sys._getframe(1)
         while frame is not None:
-            yield id(frame.f_locals.get("self"))
+            found = frame.f_locals
+            yield id(found.get("self"))
+            if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+                # A copy that the frame would keep until it is left, and with it tensors that were deleted since.
+                found.clear()
             frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
 
     def may_attend(self, name: str, module: nn.Module) -> bool:
@@ -235,6 +250,18 @@ class Listener:
             # The tensor itself is kept until the run is over, so that its id stays its own.
             self._rules[key] = (mask, *read(shaped(mask), queries, keys, additive=additive))
         return self._rules[key][1:]
+
+
+def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the module's forward by name."""
+    given = inspect.signature(module.forward).bind_partial(*args, **kwargs)
+    found = dict(given.arguments)
+    for name, one in given.signature.parameters.items():
+        if one.kind is one.VAR_KEYWORD:
+            found |= found.pop(name, {})
+        elif one.kind is one.VAR_POSITIONAL:
+            found |= {f"{name} {at}": value for at, value in enumerate(found.pop(name, ()))}
+    return found
 
 
 def _going_backwards() -> bool:
@@ -308,8 +335,9 @@ def _listening(function: Callable[..., Any], name: str | None) -> Callable[..., 
             call = one.attempt(one.name_of(module), partial(_through_interface, one, module, name or "eager", given))
             taken = None if call is None else one.attempt(call.name, partial(one.take, call))
             heard.append((one, call, taken))
-            one._busy = True
         try:
+            for one in listeners:
+                one._busy = True  # what the function calls in turn is part of this call
             result = function(module, *args, **kwargs)
         finally:
             for one in listeners:
@@ -399,7 +427,8 @@ class _Functions(TorchFunctionMode):
     def __init__(self, listener: Listener) -> None:
         super().__init__()
         self.listener = listener
-        self.candidates: dict[int, _Candidate] = {}  # by id of the tensor; of the latest softmax only
+        self.candidates: dict[int, _Candidate] = {}  # by id of the tensor, the latest last
+        self.logarithm: Tensor | None = None  # the latest result of log_softmax, which exp makes a softmax
         self.exponentials: list[Tensor] = []  # the latest results of exp; divided by its sums, one becomes a softmax
         # Heads of the nn.MultiheadAttention that is running: it folds them into the batch.
         self.heads: int | None = None
@@ -408,7 +437,8 @@ class _Functions(TorchFunctionMode):
         self, function: Callable[..., Any], types_: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.listener._busy:
+        # Nearly every call ends here: what stands before it is paid for hundreds of times in each run.
+        if self.listener._busy or not (self.candidates or function in _OF_INTEREST):
             return function(*args, **kwargs)
         if function is F.multi_head_attention_forward:
             self.heads = args[4] if len(args) > 4 else kwargs.get("num_heads")
@@ -426,13 +456,21 @@ class _Functions(TorchFunctionMode):
             self.exponentials = []
         if function in _SOFTMAX:
             self._softmax(result, args, kwargs)
+        elif function in _LOG_SOFTMAX:
+            self.logarithm = result
         elif function in _EXP:
+            if self.logarithm is not None and args and args[0] is self.logarithm:
+                self._candidate(result)
             self.exponentials = [*self.exponentials[-1:], result]
         elif self.exponentials and function in _DIVISIONS and self._divided(args, result):
             self.exponentials = []
         elif self.candidates:
-            self._follow(function, args, result)
+            self._follow(function, (*args, *kwargs.values()), result)
         return result
+
+    def forget(self) -> None:
+        """Let go of what was waiting for its values."""
+        self.candidates, self.exponentials, self.logarithm = {}, [], None
 
     def _sdpa(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
@@ -456,8 +494,8 @@ class _Functions(TorchFunctionMode):
         def rules() -> tuple[Mask | None, Bias | None]:
             if given.get("attn_mask") is None:
                 return (Mask.causal(queries, keys) if given.get("is_causal") else None), None
-            lead = tuple(q.shape[:2]) if given["query"].dim() < 5 else tuple(given["query"].shape[:-2])
-            shaped = partial(_broadcast, lead=lead, module=module)
+            lead = tuple(given["query"].shape[:-2])
+            shaped = partial(_broadcast, lead=lead, module=module, batch=self.listener.batch)
             return self.listener.read(given["attn_mask"], queries, keys, additive=False, shaped=shaped)
 
         scale = given.get("scale")
@@ -468,7 +506,18 @@ class _Functions(TorchFunctionMode):
     def _softmax(self, result: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
         if result.dim() >= 2 and dim in (-1, result.dim() - 1):
-            self.candidates = {id(result): _Candidate(result, result, *self.listener.caller())}
+            self._candidate(result)
+
+    def _candidate(self, weights: Tensor) -> None:
+        """A softmax. Several may wait for their values at once; whose never come are not kept for long."""
+        name, module = self.listener.caller()
+        self.listener.last_softmax = name or type(self.listener.model).__name__
+        self._keep(_Candidate(weights, weights, name, module))
+
+    def _keep(self, one: _Candidate) -> None:
+        self.candidates[id(one.now)] = one
+        while len(self.candidates) > _WAITING:
+            del self.candidates[next(iter(self.candidates))]
 
     def _divided(self, args: tuple[Any, ...], result: Any) -> bool:
         """Whether this was a softmax written out: exp(s) / exp(s).sum(-1, keepdim=True)."""
@@ -477,7 +526,7 @@ class _Functions(TorchFunctionMode):
             return False
         if below.shape != (*above.shape[:-1], 1) or not torch.allclose(below, above.sum(-1, keepdim=True)):
             return False
-        self.candidates = {id(result): _Candidate(result, result, *self.listener.caller())}
+        self._candidate(result)
         return True
 
     def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
@@ -486,14 +535,14 @@ class _Functions(TorchFunctionMode):
         if found is None:
             return
         if function in _PRODUCTS:
-            self.candidates = {}
+            self.candidates = {at: one for at, one in self.candidates.items() if one.weights is not found.weights}
             used = _as_multiplied(function, args, found.now, found.weights)
             if found.module is None or used is None or not self.listener.may_attend(found.name, found.module):
                 return
             if self.listener.hears(found.module):
                 self.listener.attempt(found.name, partial(self._add_stored, found, used, function, args, result))
         elif isinstance(result, Tensor):
-            self.candidates[id(result)] = _Candidate(result, found.weights, found.name, found.module)
+            self._keep(_Candidate(result, found.weights, found.name, found.module))
 
     def _add_stored(
         self, found: _Candidate, used: Tensor, function: Callable[..., Any], args: tuple[Any, ...], result: Tensor
@@ -517,8 +566,10 @@ class _Functions(TorchFunctionMode):
         where = found.name, module, self.listener.block(), self.listener.piece_of(module)
         call = Call(*where, weights=weights, rules=rules)
         out = None
-        same = found.now.shape == used.shape and torch.equal(found.now, used.to(found.now.dtype))
-        if not same and not module.training and used is found.weights and found.now.shape == used.shape:
+        same, turned = (
+            found.now.shape == one.shape and torch.equal(found.now, one.to(found.now.dtype)) for one in (used, used.mT)
+        )
+        if not same and not turned and not module.training and used is found.weights and found.now.shape == used.shape:
             self.listener.remark(
                 found.name,
                 "its weights are changed again before they multiply the values; the maps are those of the softmax",
@@ -531,17 +582,23 @@ class _Functions(TorchFunctionMode):
             self.listener.add(taken, call, out)
 
     def __exit__(self, *error: object) -> None:
-        self.candidates, self.exponentials = {}, []
+        self.forget()
         super().__exit__(*error)  # type: ignore[no-untyped-call]  # torch's
 
 
+_WAITING = 16  # tensors that are or were a softmax and have not met their values
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
+_LOG_SOFTMAX = {F.log_softmax, torch.log_softmax, Tensor.log_softmax}
 _EXP = {torch.exp, Tensor.exp}
 _DIVISIONS = {torch.div, torch.true_divide, Tensor.div, Tensor.__truediv__, Tensor.true_divide}
 _PLAIN_PRODUCTS = {torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm}
 _PRODUCTS = {*_PLAIN_PRODUCTS, torch.einsum, torch.baddbmm, Tensor.baddbmm}
 # What makes queries and keys out of hidden states.
 _PROJECTIONS = {F.linear, torch.addmm, Tensor.addmm, F.conv1d, F.conv2d, F.multi_head_attention_forward}
+_OF_INTEREST = {
+    F.multi_head_attention_forward, F.scaled_dot_product_attention, *_PROJECTIONS, *_SOFTMAX, *_LOG_SOFTMAX, *_EXP,
+    *_DIVISIONS,
+}  # fmt: skip
 # The body of torch's own function under another name. Called as itself it would hand itself back to the mode for ever;
 # its copy does not ask whether a mode is open, and the functions it calls do.
 _body = F.multi_head_attention_forward
@@ -568,10 +625,14 @@ def _as_multiplied(
     used = operand if sunk else weights
     if function is not torch.einsum:
         left, right = [a for a in args if isinstance(a, Tensor)][-2:]
+        if right is operand and used is weights and operand.shape == used.mT.shape and torch.equal(operand, used.mT):
+            return used  # Vᵀ Aᵀ
         return used if left is operand and right.dim() >= 2 and right.shape[-2] == used.shape[-1] else None
     terms, factors = str(args[0]).replace(" ", "").split("->")[0].split(","), list(_operands(args[1:]))
-    if len(terms) != 2 or len(factors) != 2 or factors[0] is not operand:
+    if len(terms) != 2 or len(factors) != 2:
         return None
+    if factors[1] is operand:
+        terms, factors = terms[::-1], factors[::-1]
     # "..." stands for the axes that are not named; the last of them is the same axis in both factors.
     free = "ABCDEFGH"
     along, values = (
@@ -597,8 +658,10 @@ def _rank4(tensor: Tensor, batch: int, module: nn.Module | None = None) -> Tenso
     return tensor[(None,) * (4 - tensor.dim())]
 
 
-def _broadcast(mask: Tensor, lead: tuple[int, ...], module: nn.Module) -> Tensor:
+def _broadcast(mask: Tensor, lead: tuple[int, ...], module: nn.Module, batch: int) -> Tensor:
     """A mask of a bare scaled dot product as [batch, head or 1, query, key], folded as the queries are."""
+    if len(lead) == 1 and mask.dim() == 3:
+        return _rank4(mask.expand(*lead, *mask.shape[-2:]), batch)
     if len(lead) <= 2:
         return mask[(None,) * (4 - mask.dim())]
     return _rank4(mask.expand(*lead, *mask.shape[-2:]), 1, module)

@@ -70,7 +70,7 @@ def statistics(
         if not layer.heads or not meant:
             continue
         sums = {name: torch.zeros(2, layer.heads, dtype=torch.float64) for name in meant}  # of values, of rows
-        for rows in _blocks(layer, attention.sample):
+        for rows in _blocks(layer, attention.sample_in(chosen)):
             for name in meant:
                 values, counted = getattr(rows, name), rows.counted & (rows.follows if name == "previous" else True)
                 sums[name][0] += values.masked_fill(~counted, 0.0).sum(1, dtype=torch.float64)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from .inputs import Inputs, Text, is_encoder_decoder
 from .masks import Mask
 from .tokens import Tokens
 
-_CROSS = ("cross", "encoder_attn", "encdec", "multihead_attn")
+_CROSS = re.compile(r"cross_?att|encoder_attn|encdec")
 # What stands between an image and a text, and is neither.
 _CONNECTORS = ("qformer", "perceiver", "resampler", "connector")
 ROLES = {
@@ -53,8 +54,8 @@ def place_of(name: str) -> str:
     return re.sub(r"\d+", "*", name)
 
 
-def slot_of(model: nn.Module, name: str, block: str, count: int) -> tuple[Sequence[nn.Module], int]:
-    """The list of layers a call belongs to, and its number there.
+def slot_of(model: nn.Module, name: str, block: str, count: int, alike: int) -> tuple[Sequence[nn.Module], int]:
+    """The list of layers a call belongs to, and its number there; ``alike`` modules stand in such a place.
 
     Where names have no number, or several of which more than the first tells modules apart (stages of blocks), the
     calls are counted. In T5 the second number is the same throughout.
@@ -66,17 +67,17 @@ def slot_of(model: nn.Module, name: str, block: str, count: int) -> tuple[Sequen
     found = model.get_submodule(stack)
     if not isinstance(found, nn.ModuleList):
         return (), count
-    if place.count("*") > 1:
-        alike = sum(place_of(other) == place for other, _ in model.named_modules())
-        if not len(found) == alike > 1:
-            return (), count
+    if place.count("*") > 1 and not len(found) == alike > 1:
+        return (), count
     return tuple(found), int(number)
 
 
 def role_of(model: nn.Module, name: str, shape: Sequence[int], mask: Mask | None) -> str:
     """One of :data:`ROLES`, from the call's place in the model and from its mask."""
     lowered = place_of(name).lower()
-    if any(word in lowered for word in _CROSS):
+    beside = name.rpartition(".")[0]
+    in_torch = name.endswith("multihead_attn") and isinstance(_module(model, beside), nn.TransformerDecoderLayer)
+    if _CROSS.search(lowered) or in_torch:
         return "cross"
     words = "decoder" in lowered or "text" in lowered
     between = any(word in lowered for word in _CONNECTORS)
@@ -101,8 +102,9 @@ def parts_of(
     inputs: Inputs,
     tokenizer: Any = None,
     texts: Sequence[Text] = (),
+    targets: Sequence[Text] = (),
     generated: Tensor | None = None,
-    dropped: Collection[str] = (),
+    dropped: Mapping[str, tuple[str, Sequence[int]]] = MappingProxyType({}),
 ) -> list[Part]:
     """Calls that share their module's place and their axes become one part, in the order in which they ran.
 
@@ -111,9 +113,9 @@ def parts_of(
         kept: its calls.
         inputs: what went in.
         tokenizer: reads ids.
-        texts: those of the inputs, as they were cut.
+        texts, targets: what is read and what is decoded, as it was cut.
         generated: bool [batch, token], the tokens that the model wrote itself.
-        dropped: names of modules that were heard and not wanted.
+        dropped: role and shape of the calls that were heard and not wanted, by name of their modules.
     """
     groups: dict[tuple[Any, ...], list[Kept]] = {}
     for one in kept:
@@ -129,7 +131,10 @@ def parts_of(
             name, count = f"{role} {count}", count + 1
         title = ROLES[role] if role != "cross" or is_encoder_decoder(model) else "cross-attention"
         named[name], titles[name] = members, name.replace(role, title, 1)
-    axes = _Axes(model, inputs, tokenizer, texts, generated)
+    axes = _Axes(model, inputs, tokenizer, texts, targets, generated)
+    for role, shape in dropped.values():
+        if role in ("vision", "audio"):
+            axes.see(shape[0], shape[2])  # what a text that is kept may attend to, or hold in its placeholders
     parts = []
     for name, members in named.items():
         each = axes.of(name.split()[0], members[0])
@@ -142,8 +147,8 @@ def parts_of(
 
 def noun_of(parts: Sequence[Part], inputs: Inputs) -> str:
     """What one sample of the batch is."""
-    if max(layer.shape[0] for part in parts for layer in part.layers) > inputs.batch:
-        return "window" if inputs.pixels is not None else "sample"
+    if max(part.batch for part in parts) > inputs.batch:
+        return "window" if any(part.queries.kind == "window" for part in parts) else "sample"
     return "text" if inputs.read is not None or inputs.decoded is not None else "image" if inputs.pixels else "sample"
 
 
@@ -164,7 +169,7 @@ def _layers(members: Sequence[Kept], named: dict[str, list[Kept]], dropped: Coll
 
         elsewhere = next((name for name, those in named.items() if any(inside(one.layer.name) for one in those)), None)
         if elsewhere is not None:
-            return Layer.gap(block, f"its map has another size: see part {elsewhere}", queries, keys)
+            return Layer.gap(block, f"it is in part {elsewhere}", queries, keys)
         if not first.stack or any(map(inside, dropped)):
             return Layer.gap(block, "not kept", queries, keys)
         return Layer.gap(block, f"{_mixer(first.stack[number])}: no attention seen", queries, keys)
@@ -195,10 +200,16 @@ class _Axes:
     """What stands along the axes, as far as the inputs of the run tell."""
 
     def __init__(
-        self, model: nn.Module, inputs: Inputs, tokenizer: Any, texts: Sequence[Text], generated: Tensor | None
+        self,
+        model: nn.Module,
+        inputs: Inputs,
+        tokenizer: Any,
+        texts: Sequence[Text],
+        targets: Sequence[Text],
+        generated: Tensor | None,
     ) -> None:
         self.model, self.inputs, self.tokenizer, self.generated = model, inputs, tokenizer, generated
-        self.texts = {text.ids: text for text in texts}
+        self.texts, self.targets = texts, targets
         self.config = getattr(model, "config", None)
         self.read, self.decoded = inputs.read, None
         if is_encoder_decoder(model):
@@ -215,9 +226,7 @@ class _Axes:
             if "channel" in layer.name.lower() or "channel" in type(_module(self.model, layer.name)).__name__.lower():
                 channels = Tokens.positions(queries, "channel")
                 return ((channels, channels if queries == keys else Tokens.positions(keys, "channel")),)
-            along = self._seen(batch, queries, one.piece)
-            if role != "audio" or along.kind == "frame":
-                self.known[queries] = along
+            along = self.see(batch, queries, one.piece)
             return ((along, along if queries == keys else self._seen(batch, keys, one.piece)),)
         decodes = self.decoded is not None and role in ("decoder", "cross")
         asking = self.decoded if decodes else self.read
@@ -229,6 +238,13 @@ class _Axes:
             same = role != "cross" and queries == keys
             pairs.append((along, along if same else self._tokens(asked, keys, sample)))
         return tuple(pairs)
+
+    def see(self, batch: int, size: int, piece: int = 0) -> Tokens:
+        """The axis of an image or a sound, which other axes may be of, too."""
+        along = self._seen(batch, size, piece)
+        if along.kind in ("patch", "window", "frame"):
+            self.known[size] = along
+        return along
 
     def _tokens(self, ids: Tensor | None, size: int, sample: int) -> Tokens:
         if ids is None or ids.shape[1] != size:
@@ -245,7 +261,8 @@ class _Axes:
         if self.tokenizer is None:
             seen = tuple(i == image for i in row)
             return Tokens(labels=tuple(map(str, row)), ids=row, image=seen, **marks)
-        text = self.texts.get(row)
+        known = self.texts if ids is self.read else self.targets
+        text = known[at] if at < len(known) and known[at].ids == row else None
         types = self.inputs.segments
         if text is not None:
             segments = text.segments
@@ -327,9 +344,10 @@ class _Axes:
 
     def _grids(self, height: int, width: int) -> Iterable[tuple[int, int]]:
         """Ways to cut the image into square patches: the configuration's own first, then coarser ones of pyramids."""
-        stated = getattr(self.config, "patch_size", None) or getattr(
-            getattr(self.config, "vision_config", None), "patch_size", None
-        )
-        sides = [stated] if isinstance(stated, int) else []
+        configs = (self.config, getattr(self.config, "vision_config", None))
+        sides = [side for one in configs if isinstance(side := getattr(one, "patch_size", None), int)]
+        # Other libraries say it with the convolution that cuts the image.
+        convolutions = (one for one in self.model.modules() if isinstance(one, nn.Conv2d))
+        sides += [one.stride[0] for one in convolutions if one.stride[0] == one.kernel_size[0] > 1][:1]
         sides += [side for side in range(1, min(height, width) + 1) if height % side == width % side == 0]
         return ((height // side, width // side) for side in sides)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import inspect
 import sys
+import warnings
 from typing import Any
+
+from traitlets import TraitError
 
 from .attention import Attention
 from .capture import capture
 from .generation import capture_generation
+from .inputs import unwrapped
 from .widget import NAMES, AttentionWidget
 
 
@@ -67,19 +71,18 @@ def show_generation(prompt: Any, model: Any = None, tokenizer: Any = None, **opt
     of_widget = _of_widget(options)
     model, tokenizer = _with_model(prompt, model, tokenizer, "show_generation")
     shell, told = _notebook(), options.pop("on_step", None)
-    if shell is None:
-        attention = capture_generation(model, prompt, tokenizer, on_step=told, **options)
-        return AttentionWidget(attention, **of_widget)
     # Tokens that are yet to be written cannot be chosen before they are there.
     later = {name: of_widget.pop(name) for name in ("query", "pinned", "step") if name in of_widget}
-    widget: _Live | None = None
+    widget: AttentionWidget | None = None
 
     def on_step(attention: Attention) -> None:
         nonlocal widget
         if widget is None:
-            widget = _Live(attention, **of_widget)
-            _display(widget)
-            widget._shown_in = shell.execution_count
+            kind = AttentionWidget if shell is None else _Live
+            widget = kind(attention, **of_widget)  # refuses what there is not before much has been written
+            if isinstance(widget, _Live):
+                _display(widget)
+                widget._shown_in = shell.execution_count
         else:
             widget.attention = attention
         if told is not None:
@@ -88,7 +91,10 @@ def show_generation(prompt: Any, model: Any = None, tokenizer: Any = None, **opt
     capture_generation(model, prompt, tokenizer, on_step=on_step, **options)
     assert widget is not None  # the end, if nothing else, has been a step
     for name, value in later.items():
-        setattr(widget, name, value)
+        try:
+            setattr(widget, name, value)
+        except TraitError as problem:  # what has been written is not to be lost for that
+            warnings.warn(str(problem), stacklevel=2)
     return widget
 
 
@@ -140,7 +146,7 @@ def _with_model(inputs: Any, model: Any, tokenizer: Any, verb: str) -> tuple[Any
 def _refuse_unknown(options: dict[str, Any], model: Any) -> None:
     """A misspelt option would otherwise go to the model, which may swallow it."""
     of_capture = [name for name, one in inspect.signature(capture).parameters.items() if one.kind is one.KEYWORD_ONLY]
-    forward = inspect.signature(model.forward).parameters if hasattr(model, "forward") else {}
+    forward = inspect.signature(unwrapped(model).forward).parameters if hasattr(model, "forward") else {}
     unknown = sorted(options.keys() - {*of_capture, *forward})
     if unknown:
         known = ", ".join([*of_capture, "budget", *NAMES])

@@ -220,7 +220,7 @@ def thumbs(attention: Attention, part: Part, side: int = _SIDES[0]) -> tuple[dic
         for index, layer in enumerate(part.layers):
             if not layer.heads:
                 continue
-            sample, h = attention.sample % layer.shape[0], layer.heads
+            sample, h = attention.sample_in(part) % layer.shape[0], layer.heads
             allowed = layer.mask.allowed(sample, chosen)
             floor = pool(ground(allowed, ~layer.mask.keep[sample % len(layer.mask.keep)]), width, col_bins)
             p, _ = layer.block(sample, None, chosen)

@@ -444,14 +444,14 @@ def test_a_mask_that_is_written_in_place_is_read_again() -> None:
 
 def test_a_call_that_cannot_be_recorded_lets_the_model_run_on(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = make("gpt2")
-    from attnwidget.capture import Recorder
+    from attnwidget.check import Comparison
 
     def fail(*_: Any) -> None:
         raise RuntimeError("no room")
 
     with record(model) as rec, torch.no_grad():
         expected = model(**inputs).logits
-        monkeypatch.setattr(Recorder, "_compare", fail)
+        monkeypatch.setattr(Comparison, "compare", fail)
         assert torch.equal(model(**inputs).logits, expected)
     assert "could not be recorded (RuntimeError: no room)" in rec.attention.notes[0]
 
@@ -774,3 +774,245 @@ def test_talking_heads_are_said_to_be_changed_after_the_softmax() -> None:
     assert "its weights are changed again before they multiply the values" in attention.notes[0]
     assert attention.check is not None
     assert attention.check.rows == 0
+
+
+# ── what must not go wrong quietly ──
+
+
+def test_a_mask_for_each_folded_head_is_read_for_each() -> None:
+    """Oracle: the formula. Queries [batch · head, n, d] with a mask [batch · head, n, n]."""
+
+    class Folded(nn.Module):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+    generator = torch.Generator().manual_seed(0)
+    x, mask = torch.randn(4, 5, 8, generator=generator), torch.rand(4, 5, 5, generator=generator) < 0.6
+    mask |= torch.eye(5, dtype=torch.bool)
+    attention = capture(Folded(), {"x": x, "mask": mask})
+    assert attention.check is not None
+    assert attention.check.rows > 0
+    for sample in range(4):
+        expected = (x[sample] @ x[sample].T / 8**0.5).masked_fill(~mask[sample], -torch.inf).softmax(-1)
+        assert float((attention.select(sample)[0, 0].weights() - expected).abs().max()) <= 1e-6
+
+
+def test_a_call_that_was_misread_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An output of another size than ours is no rounding."""
+    model, inputs = make("llama")
+    from attnwidget import listen
+
+    heard = listen._through_interface
+
+    def misread(*args: Any) -> Any:
+        call = heard(*args)
+        call.v = call.v[..., :3]
+        return call
+
+    monkeypatch.setattr(listen, "_through_interface", misread)
+    check = capture(model, inputs).check
+    assert check is not None
+    assert not check.ok
+
+
+def test_softmaxes_that_wait_for_their_values_together_are_all_seen() -> None:
+    """Oracle: the formula."""
+
+    class Both(nn.Module):
+        def forward(self, q: torch.Tensor) -> torch.Tensor:
+            weights = [torch.softmax(q @ q.mT * scale, -1) for scale in (0.5, 1.0, 2.0)]
+            return torch.cat([one @ q for one in weights])
+
+    q = torch.randn(1, 2, 5, 4, generator=torch.Generator().manual_seed(0))
+    attention = capture(Both(), q)
+    assert len(attention.parts) == 3, "calls of one run of a module"
+    for part, scale in zip(attention.parts, (0.5, 1.0, 2.0), strict=True):
+        expected = torch.softmax(q[0, 1] @ q[0, 1].T * scale, -1)
+        assert torch.allclose(attention[part, 0, 1].weights(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["values first", "keywords", "transposed", "logarithm"])
+def test_the_product_may_be_written_the_other_way_round(way: str) -> None:
+    class Turned(nn.Module):
+        def forward(self, q: torch.Tensor) -> torch.Tensor:
+            weights = (q @ q.mT).log_softmax(-1).exp() if way == "logarithm" else (q @ q.mT).softmax(-1)
+            if way == "values first":
+                return torch.einsum("bkd,bqk->bqd", q, weights)
+            if way == "keywords":
+                return torch.matmul(input=weights, other=q)
+            return (q.mT @ weights.mT).mT if way == "transposed" else weights @ q
+
+    q = torch.randn(1, 5, 4, generator=torch.Generator().manual_seed(0))
+    attention = capture(Turned(), q)
+    assert torch.allclose(attention[0, 0].weights(), (q[0] @ q[0].T).softmax(-1), atol=1e-6)
+    assert attention.notes == ()
+
+
+def test_a_softmax_whose_product_is_not_recognised_is_named_in_the_error() -> None:
+    class Summed(nn.Module):
+        def forward(self, q: torch.Tensor) -> torch.Tensor:
+            return ((q @ q.mT).softmax(-1)[..., None] * q[:, None]).sum(-2)
+
+    with pytest.raises(NoAttentionError, match="A softmax ran in Summed, but it did not go on"):
+        capture(Summed(), torch.randn(1, 5, 4))
+
+
+def test_padding_and_tokens_are_known_by_position_too() -> None:
+    """Oracle: the same call with keywords."""
+    model, inputs = make("bert")
+    keep = torch.ones_like(inputs["input_ids"])
+    keep[:, -3:] = 0
+    named = capture(model, {**inputs, "attention_mask": keep})
+    placed = capture(model, (inputs["input_ids"], keep.float()))
+    assert placed.tokens == named.tokens
+    assert placed[0, 0].padding.tolist() == named[0, 0].padding.tolist()
+    assert not placed[0, 0].weights()[-3:].any()
+
+
+def test_what_a_run_is_given_never_stops_it() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: torch.Tensor, grid_thw: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+            return (x @ x.mT * scale).softmax(-1) @ x
+
+    given = {"x": torch.randn(1, 5, 4), "grid_thw": torch.tensor([1, 2]), "scale": torch.tensor(0.5)}
+    assert capture(Odd(), given)[0, 0].shape == (5, 5)
+
+
+def test_two_threads_that_evaluate_one_model_leave_it_as_it_was() -> None:
+    from attnwidget.capture import evaluating
+
+    model = nn.Sequential(nn.Dropout(), nn.Linear(1, 1).eval()).train()
+    model[1].eval()
+    first, second = evaluating(model), evaluating(model)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not model.training, "the other one is still at it"
+    second.__exit__(None, None, None)
+    assert [module.training for module in model.modules()] == [True, True, False]
+
+
+def test_a_recorder_that_runs_out_of_memory_leaves_the_one_around_it_listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    model, inputs = make("gpt2")
+    with record(model) as outer, monkeypatch.context() as patched:
+        patched.setattr(importlib.import_module("attnwidget.capture"), "_free_memory", lambda: 0)
+        with pytest.raises(MemoryError):
+            capture(model, inputs)
+    with record(model) as outer:
+        capture(model, inputs)
+        with torch.no_grad():
+            model(**inputs)
+    assert len(outer.attentions) == 2
+
+
+def test_nothing_keeps_the_model_after_a_capture() -> None:
+    import gc
+    import weakref
+
+    model, inputs = make("gpt2")
+    gc.collect()
+    gc.disable()
+    try:
+        attention = capture(model, inputs)
+        alive = weakref.ref(model)
+        del model
+        assert alive() is None
+    finally:
+        gc.enable()
+    assert attention[0, 0].row(3).sum() > 0.99
+
+
+def test_listening_keeps_no_tensor_that_the_model_lets_go() -> None:
+    import weakref
+
+    class Deletes(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            big = x * 2
+            self.big = weakref.ref(big)
+            out = nn.functional.scaled_dot_product_attention(x, x, x)
+            del big
+            self.gone = self.big() is None
+            return out
+
+    model = Deletes()
+    capture(model, torch.randn(1, 2, 5, 4))
+    assert model.gone
+
+
+def test_recorders_are_closed_in_turn() -> None:
+    model, inputs = make("bloom")
+    outer, inner = record(model), record(model)
+    outer.__enter__()
+    inner.__enter__()
+    with pytest.raises(RuntimeError, match="opposite"):
+        outer.__exit__(None, None, None)
+    with torch.no_grad():
+        model(**inputs)
+    inner.__exit__(None, None, None)
+    outer.__exit__(None, None, None)
+    assert torch.equal(inner.attention[0, 0].weights(), outer.attention[0, 0].weights())
+
+
+def test_memory_is_planned_for_the_layers_that_attend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jamba attends in two of eight layers, BART in three places: each at its own size, all of them together."""
+    import importlib
+
+    module = importlib.import_module("attnwidget.capture")
+    jamba, ids = hybrid("jamba"), {"input_ids": torch.randint(5, VOCABULARY, (1, 9))}
+    held = capture(jamba, ids).nbytes
+    monkeypatch.setattr(module, "_free_memory", lambda: held)
+    assert capture(jamba, ids).nbytes == held
+    model, inputs = make("bart")
+    monkeypatch.undo()
+    held = capture(model, inputs).nbytes
+    monkeypatch.setattr(module, "_free_memory", lambda: int(held * 0.6))
+    with record(model) as recorder, torch.no_grad():
+        model(**inputs)  # free memory stands still here: what is kept already is not asked for again
+    assert recorder.attention.nbytes == held
+
+
+def test_rounding_of_stored_weights_is_stated() -> None:
+    model, inputs = make("bloom")
+    exact, rounded = capture(model, inputs), capture(model, inputs, dtype=torch.bfloat16)
+    assert rounded.check is not None
+    worst = max(
+        float((exact[layer, head].weights() - rounded[layer, head].weights()).abs().max())
+        for layer in range(2)
+        for head in range(4)
+    )
+    assert rounded.check.effect == pytest.approx(worst)
+    assert f"Kept in bfloat16, which moves their weights by at most {worst:.1e}." in rounded.check.text
+
+
+def test_numbers_that_are_no_numbers_are_not_called_our_fault() -> None:
+    model, inputs = make("gpt2")
+    with torch.no_grad():
+        model.transformer.h[0].attn.c_attn.weight.fill_(float("nan"))
+    attention = capture(model, inputs)
+    assert attention.check is not None
+    assert "report" not in attention.check.text
+    assert any("NaN" in note for note in attention.notes)
+    large = make("gpt2")[0]
+    with torch.no_grad():
+        large.transformer.h[0].attn.c_attn.weight.mul_(1e6)
+    check = capture(large, inputs, dtype=torch.float16).check
+    assert check is not None
+    assert not check.ok
+    assert "float16 cannot hold these numbers" in check.text
+
+
+def test_layers_that_were_not_there_are_noted() -> None:
+    model, inputs = make("bart")
+    attention = capture(model, inputs, layers=[0])
+    assert attention.notes == ()
+    stages = __import__("transformers")
+    swin = stages.SwinModel(
+        stages.SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=4)
+    ).eval()
+    attention = capture(swin, {"pixel_values": torch.randn(1, 3, 32, 32)}, layers=[0, -1])
+    assert attention.notes == ("layers=[-1]: what ran has no layer of that number.",)
+    with pytest.raises(ValueError, match="holds the numbers of layers"):
+        capture(model, inputs, layers=[True])
+    assert capture(model, inputs, layers=1).part().layers[0].absent == "not kept"  # type: ignore[arg-type]

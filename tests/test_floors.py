@@ -36,7 +36,8 @@ NEIGHBOURS = {
     "attention": {"tokens", "masks"},
     "tokens": {"vocabulary"},
     "parts": {"tokens", "masks", "attention", "inputs"},
-    "capture": {"listen"},
+    "check": {"listen"},
+    "capture": {"check", "listen"},
     "generation": {"capture"},
     "show": {"tiny"},
     "__main__": {"export", "tiny"},
@@ -157,3 +158,10 @@ def test_the_synced_traits_have_one_name_in_both_languages() -> None:
     own = AttentionWidget.class_traits(sync=True).keys() - AnyWidget.class_traits().keys() - {"_esm", "_css"}
     assert own == fields_of("Traits") | {"_bundle"}
     assert '"_bundle"' in (ROOT / "js/src/state.ts").read_text("utf-8")
+
+
+def test_nothing_lies_about_in_the_package() -> None:
+    """It is packed as it stands: what a tool leaves behind would travel in every wheel."""
+    known = {".py", ".typed", ".json", ".safetensors", ".md", ".js", ".sha256", ".txt"}
+    left = [path.name for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in known | {".pyc"}]
+    assert not left

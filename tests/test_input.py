@@ -15,7 +15,8 @@ from torch.overrides import _get_current_function_mode_stack
 
 from attnwidget import listen, wire
 from attnwidget.attention import Attention
-from attnwidget.capture import Recorder, capture, record
+from attnwidget.capture import capture, record
+from attnwidget.check import Comparison
 from attnwidget.measures import statistics
 from models import _sharpen, make
 from test_capture import eager_weights, fingerprint, interface_methods, largest_difference, minilm, same
@@ -415,7 +416,7 @@ def test_an_interrupt_while_something_is_being_kept(monkeypatch: pytest.MonkeyPa
 
     with untouched(model):
         with monkeypatch.context() as patched:
-            patched.setattr(Recorder, "_compare", interrupted)
+            patched.setattr(Comparison, "compare", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 capture(model, inputs)
         assert capture(model, inputs).check.ok  # type: ignore[union-attr]

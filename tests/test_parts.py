@@ -158,6 +158,74 @@ def test_calls_are_numbered_by_the_list_they_stand_in() -> None:
     model = nn.Module()
     model.layers = nn.ModuleList(nn.ModuleDict({"attention": nn.Linear(1, 1)}) for _ in range(3))
     assert place_of("layers.2.attention") == "layers.*.attention"
-    assert slot_of(model, "layers.2.attention", "layers.2", 0)[1] == 2
-    assert len(slot_of(model, "layers.2.attention", "layers.2", 0)[0]) == 3
-    assert slot_of(model, "attention", "", 5) == ((), 5), "without a list the calls are counted"
+    assert slot_of(model, "layers.2.attention", "layers.2", 0, 3)[1] == 2
+    assert len(slot_of(model, "layers.2.attention", "layers.2", 0, 3)[0]) == 3
+    assert slot_of(model, "attention", "", 5, 1) == ((), 5), "without a list the calls are counted"
+
+
+def test_samples_of_parts_that_have_different_numbers_of_them_belong_together() -> None:
+    """Two images in 16 windows each, then in 4: window 20 of the first stage is of the second image, as is what is
+    beside it."""
+    import transformers as t
+
+    config = t.SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[2, 4], window_size=4)
+    attention = capture(t.SwinModel(config).eval(), {"pixel_values": torch.randn(2, 3, 32, 32)})
+    first, second = (attention.part(name).batch for name in attention.parts)
+    assert (first, second, attention.samples) == (32, 32, 32) or second < first
+    for sample in range(attention.samples):
+        shown = attention.select(sample)
+        images = [shown.sample_in(shown.part(name)) * 2 // shown.part(name).batch for name in shown.parts]
+        assert len(set(images)) == 1, "two parts of one image"
+
+
+def test_texts_with_the_same_ids_keep_their_own_letters() -> None:
+    model, tokenizer = minilm()
+    attention = capture(model, ["The Dog", "THE DOG"], tokenizer)
+    assert attention.tokens.labels[1:3] == ("The", "Dog")
+    assert attention.select(1).tokens.labels[1:3] == ("THE", "DOG")
+
+
+def test_self_attention_is_not_called_cross_attention_for_its_name() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.multihead_attn = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.cross_scale = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.cross_scale(*(self.multihead_attn(x, x, x)[0],) * 3)
+
+    assert capture(Own().eval(), torch.randn(1, 5, 8)).parts == ("encoder", "encoder 2")
+
+
+def test_stacked_spectra_are_twice_as_long() -> None:
+    from attnwidget.inputs import Inputs
+
+    assert Inputs.of({"input_features": torch.zeros(1, 50, 160)}).seconds == 1.0
+    assert Inputs.of({"input_features": torch.zeros(1, 80, 3000)}).seconds == 30.0
+    assert Inputs.of({"input_features": torch.zeros(1, 80, 128)}).seconds is None, "either may be the bands"
+
+
+def test_an_image_is_an_image_whatever_it_is_called() -> None:
+    class Small(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cut = nn.Conv2d(3, 8, 4, stride=4)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            x = self.cut(x).flatten(2).mT
+            return self.attention(x, x, x)[0]
+
+    for given in (torch.randn(1, 3, 8, 12), {"x": torch.randn(1, 3, 8, 12)}):
+        tokens = capture(Small().eval(), given).tokens
+        assert (tokens.kind, tokens.grid) == ("patch", (2, 3))
+
+
+def test_the_image_is_marked_in_the_text_also_when_its_own_part_is_not_kept() -> None:
+    tokenizer = word_tokenizer("what", "is", "this", "?", "<image>")
+    given = tokenizer("what is this ? " + "<image> " * 16, return_tensors="pt")
+    inputs = {"input_ids": given["input_ids"], "pixel_values": torch.randn(1, 3, 32, 32)}
+    attention = capture(llava(), inputs, tokenizer, parts="decoder")  # type: ignore[arg-type]
+    assert attention.parts == ("decoder",)
+    assert attention.tokens.grid == (4, 4)
