@@ -94,6 +94,14 @@ def capture(
         1.0...
         >>> capture(model, ["The cat saw the dog.", "The cat"], tokenizer, layers=[-1]).samples
         2
+
+        Anything else takes the arguments of its ``forward``:
+
+        >>> x = torch.randn(1, 5, 16)
+        >>> capture(nn.MultiheadAttention(16, 4, batch_first=True), (x, x, x)).part().heads
+        4
+        >>> capture(nn.Transformer(16, 4, 1, 1, batch_first=True), {"src": x, "tgt": x}).parts
+        ('encoder', 'decoder', 'cross')
     """
     decodes = bool(forward.keys() & {"decoder_input_ids", "decoder_inputs_embeds", "labels"})
     given = given_to(model, inputs, tokenizer, target=target, truncate=truncate, decodes=decodes)

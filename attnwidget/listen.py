@@ -541,7 +541,12 @@ class _Functions(TorchFunctionMode):
                 return
             if self.listener.hears(found.module):
                 self.listener.attempt(found.name, partial(self._add_stored, found, used, function, args, result))
-        elif isinstance(result, Tensor):
+        elif (
+            (function in _PROJECTIONS or getattr(function, "__name__", "") in _KEEPING)
+            and isinstance(result, Tensor)
+            and result.dim() >= 2
+            and result.numel() <= found.now.numel()
+        ):
             self._keep(_Candidate(result, found.weights, found.name, found.module))
 
     def _add_stored(
@@ -588,6 +593,15 @@ class _Functions(TorchFunctionMode):
 
 _WAITING = 16  # tensors that are or were a softmax and have not met their values
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
+# Names of functions after which weights are still weights, if no more of them: cast, cut, moved, masked, scaled; and
+# projected, where heads are mixed (Shazeer et al. 2020).
+_KEEPING = {
+    "alpha_dropout", "bfloat16", "cat", "chunk", "clone", "contiguous", "cpu", "cuda", "detach", "div", "double",
+    "dropout", "expand", "flatten", "float", "half", "masked_fill", "masked_fill_", "movedim", "mul", "mul_",
+    "nan_to_num", "narrow", "permute", "reshape", "rsub", "select", "squeeze", "sub", "swapaxes", "swapdims", "to",
+    "transpose", "type", "type_as", "unflatten", "unsqueeze", "view", "view_as", "where",
+    "__get__", "__getitem__", "__mul__", "__rmul__", "__sub__", "__truediv__",
+}  # fmt: skip
 _LOG_SOFTMAX = {F.log_softmax, torch.log_softmax, Tensor.log_softmax}
 _EXP = {torch.exp, Tensor.exp}
 _DIVISIONS = {torch.div, torch.true_divide, Tensor.div, Tensor.__truediv__, Tensor.true_divide}

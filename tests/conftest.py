@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from conformance import vision
+
+vision.load()  # before any test makes transformers look for timm and torchvision
 BROWSER = Path(__file__).parent / "browser"
 
 

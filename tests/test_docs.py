@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import attnwidget
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -22,9 +26,11 @@ def models_of_the_reader() -> dict[str, Any]:
     import transformers as t
 
     from attnwidget import tiny
+    from conformance import vision
     from test_capture import hybrid, minilm
     from test_parts import llava
 
+    assert vision.load(), "timm and torchvision: bash .ci/install .venv dev"
     bert, wordpieces = minilm()
     vocabulary = len(tiny.decoder()[1])
     size = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}
@@ -77,6 +83,19 @@ def test_the_readme_shows_three_lines_two_commands_and_pictures_that_exist() -> 
         assert (ROOT / picture).is_file(), picture
     for script in ("notebooks/open", "tests/run", "js/dev"):
         assert (ROOT / script).is_file()
+
+
+MODULES = sorted(path.stem for path in (ROOT / "attnwidget").glob("*.py") if not path.stem.startswith("__"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_docstrings_say_what_happens(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(f"attnwidget.{name}")).failed == 0
+
+
+def test_capturing_and_writing_are_shown_by_example() -> None:
+    for function in ("capture", "capture_generation", "record", "show", "show_generation"):
+        assert ">>> " in str(getattr(attnwidget, function).__doc__), function
 
 
 def test_links_in_the_readme_lead_to_files() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import doctest
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -589,7 +588,3 @@ def test_prompts_that_leave_no_room_or_are_none_are_refused() -> None:
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match="no padding token"):
         capture_generation(tiny_model, ["The cat", "The"], tokenizer)
-
-
-def test_the_example_in_its_documentation_runs() -> None:
-    assert doctest.testmod(generation).failed == 0

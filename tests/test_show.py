@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import sys
 from types import SimpleNamespace
 from typing import Any
@@ -66,11 +65,6 @@ def test_a_text_alone_is_read_by_the_model_that_comes_along(monkeypatch: pytest.
     monkeypatch.setattr(sys.modules["attnwidget.show"], "capture", capture)
     assert show("some text", layer=1).layer == 1
     assert called == [((model, "some text", "tokenizer"), {})]
-
-
-def test_the_example_in_its_documentation_runs() -> None:
-    """With the model that comes along."""
-    assert doctest.testmod(sys.modules["attnwidget.show"]).failed == 0
 
 
 def test_a_misspelt_option_is_named_and_never_reaches_the_model() -> None:

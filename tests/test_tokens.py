@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -14,8 +13,6 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-import attnwidget.tokens
-import attnwidget.vocabulary
 from attnwidget import tiny
 from attnwidget.tokens import Tokens, readable
 
@@ -618,10 +615,3 @@ def test_an_axis_refuses_marks_that_do_not_fit_it() -> None:
     with pytest.raises(ValueError, match="reach from 0 to 5, but the text has 2 characters"):
         Tokens(labels=("a",), spans=((0, 5),), text="ab")
     assert Tokens(labels=("a",), generated=(False,)) == Tokens(labels=("a",))
-
-
-def test_examples_are_true() -> None:
-    for module in (attnwidget.tokens, attnwidget.vocabulary):
-        result = doctest.testmod(module)
-        assert result.attempted
-        assert not result.failed

@@ -6,7 +6,6 @@ The host is a stand-in: a comm that keeps what is sent, as ipywidgets tests its 
 from __future__ import annotations
 
 import asyncio
-import doctest
 from typing import Any
 
 import comm
@@ -16,7 +15,6 @@ import torch
 import traitlets
 from traitlets import TraitError
 
-import attnwidget.widget
 from attnwidget import wire
 from attnwidget.attention import Attention, Layer, Part
 from attnwidget.masks import Mask
@@ -286,10 +284,6 @@ def test_the_budget_and_the_selection_decide_what_travels_first() -> None:
     assert widget._bundle == wire.bundle(attention, budget=50_000, first=[("attention", 2, 3, "mean")])
     with pytest.raises(ValueError, match="budget is 0"):
         AttentionWidget(attention, budget=0)
-
-
-def test_the_examples_in_its_documentation_run() -> None:
-    assert doctest.testmod(attnwidget.widget).failed == 0
 
 
 # ── state that comes and goes ─────────────────────────────────────────────────────────────────────────────────────────

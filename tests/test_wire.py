@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import doctest
 import itertools
 import json
 import tracemalloc
@@ -16,7 +15,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import attnwidget.blocks
 from attnwidget import wire
 from attnwidget.attention import Attention, Check, Layer, Part
 from attnwidget.blocks import bins
@@ -247,11 +245,6 @@ def test_an_array_that_is_not_aligned_is_refused() -> None:
 def test_a_view_of_bytes_is_read_wherever_it_lies() -> None:
     block = pack("some", {}, {"x": np.arange(5, dtype=np.int32)}, compress=False)
     assert unpack(memoryview(b"abc" + block)[3:]).arrays["x"].tolist() == [0, 1, 2, 3, 4]
-
-
-def test_the_examples_in_the_documentation_run() -> None:
-    assert doctest.testmod(attnwidget.blocks).failed == 0
-    assert doctest.testmod(wire).failed == 0
 
 
 # ── maps ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
