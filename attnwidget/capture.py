@@ -250,9 +250,8 @@ class Recorder(Listener):
         self._run.inputs = Inputs.of(given, getattr(self.model, "config", None))
 
     def end(self) -> None:
-        self._runs.append(
-            _Run(Comparison(self.dtype))
-        )  # for what is called from outside the model's own forward, if anything is
+        # For what is called from outside the model's own forward, if anything is.
+        self._runs.append(_Run(Comparison(self.dtype)))
 
     def remark(self, name: str, words: str) -> None:
         self._run.remarks.setdefault(words, []).append(name)
@@ -280,6 +279,8 @@ class Recorder(Listener):
         if not stack or group not in run.planned:
             self._plan(group, call, self.places[place] if stack else 1)
         weights = self._keep(call.weights)
+        if weights is not None and call.weights is not None:
+            run.checks.rounded(weights, call.weights)
         layer = Layer(
             name=call.name,
             mask=self._masked(run, role, call, mask, weights),
@@ -293,8 +294,6 @@ class Recorder(Listener):
             sink=None if call.sink is None else call.sink.cpu(),
         )
         run.size += layer.nbytes
-        if weights is not None and call.weights is not None:
-            run.checks.rounded(weights, call.weights)
         return Kept(layer, number, stack, call.block, call.piece)
 
     def add(self, taken: Kept, call: Call, out: Tensor | None) -> None:

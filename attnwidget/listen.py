@@ -193,10 +193,13 @@ class Listener:
         frame = sys._getframe(1)
         while frame is not None:
             found = frame.f_locals
-            yield id(found.get("self"))
-            if sys.version_info < (3, 13) and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
-                # A copy that the frame would keep until it is left, and with it tensors that were deleted since.
+            owner = id(found.get("self"))
+            if sys.version_info < (3, 13) and owner in self._modules and frame.f_code.co_flags & inspect.CO_OPTIMIZED:
+                # A copy that the frame would keep until it is left, and with it tensors that it deletes before.
                 found.clear()
+            yield owner
+            if owner == id(self.model):
+                break  # who calls the model is of no interest
             frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
 
     def may_attend(self, name: str, module: nn.Module) -> bool:
