@@ -472,30 +472,30 @@ def _is_broken(layer: Layer) -> bool:
 
 
 _lock = threading.Lock()
-# How many are evaluating a model now, in any thread, and the flags its modules had before the first of them.
-_flags: dict[int, tuple[int, list[tuple[nn.Module, bool]]]] = {}
+# How many are evaluating a model now, in any thread, and its modules that were in training before the first of them.
+_training: dict[int, tuple[int, list[nn.Module]]] = {}
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; every module gets back exactly the flag it had."""
     with _lock:
-        count, flags = _flags.get(id(model), (0, []))
-        flags = flags or [(module, module.training) for module in model.modules()]
-        _flags[id(model)] = count + 1, flags
+        count, trained = _training.get(id(model), (0, []))
         # Not model.eval(): some modules merge or convert their weights when they are told to.
-        for module, _ in flags:
+        trained = trained if count else [module for module in model.modules() if module.training]
+        _training[id(model)] = count + 1, trained
+        for module in trained:
             module.training = False
     try:
         yield
     finally:
         with _lock:
-            count, flags = _flags.pop(id(model))
+            count, trained = _training.pop(id(model))
             if count > 1:
-                _flags[id(model)] = count - 1, flags
+                _training[id(model)] = count - 1, trained
             else:
-                for module, flag in flags:
-                    module.training = flag
+                for module in trained:
+                    module.training = True
 
 
 @contextlib.contextmanager
