@@ -444,7 +444,8 @@ class Attention:
             f"{p.name}: {len(p.layers)} layers × {p.heads} heads, {len(p.queries)} × {len(p.keys)}"
             for p in self._parts.values()
         )
-        return f"<Attention{f' of {self.model}' if self.model else ''}: {parts}; {self.nbytes / 1e6:.1f} MB>"
+        parts += f"; {self.samples} {self.noun}s" if self.samples > 1 else ""
+        return f"<Attention{f' of {self.model}' if self.model else ''}: {parts}; {in_words(self.nbytes)}>"
 
 
 class Map:
@@ -463,7 +464,7 @@ class Map:
         if self.layer is not None and part.layers[self.layer].absent:
             there = ", ".join(str(i) for i, one in enumerate(part.layers) if one.heads)
             raise IndexError(
-                f"Layer {self.layer} of {part.name} has no map ({part.layers[self.layer].absent}). There are {there}."
+                f"Layer {self.layer} of {part.name} has no map ({part.layers[self.layer].absent}). These have: {there}."
             )
         bound = part.heads if self.layer is None else part.layers[self.layer].heads
         self.head = _index(head, bound, "head", part.name if self.layer is None else f"{part.name}, layer {self.layer}")
@@ -667,6 +668,11 @@ class GroupedMap:
 
 
 # ── reading what the caller brought ───────────────────────────────────────────────────────────────────────────────────
+
+
+def in_words(size: int) -> str:
+    """A number of bytes."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def _index(value: int | None, size: int, what: str, where: str) -> int | None:

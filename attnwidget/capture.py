@@ -7,6 +7,8 @@ few of its rows are recomputed from what was kept and compared with what the mod
 from __future__ import annotations
 
 import contextlib
+import difflib
+import inspect
 import operator
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .attention import Attention, Layer
+from .attention import Attention, Layer, in_words
 from .check import Comparison
-from .inputs import Inputs, Text, given_to, is_encoder_decoder
+from .inputs import Inputs, Text, given_to, is_encoder_decoder, unwrapped
 from .listen import LOOKED_FOR, Call, Listener
 from .masks import Mask, on_host
 from .parts import ROLES, Kept, noun_of, parts_of, place_of, role_of, slot_of
@@ -103,6 +105,7 @@ def capture(
         >>> capture(nn.Transformer(16, 4, 1, 1, batch_first=True), {"src": x, "tgt": x}).parts
         ('encoder', 'decoder', 'cross')
     """
+    _refuse_misspelt(model, forward)
     decodes = bool(forward.keys() & {"decoder_input_ids", "decoder_inputs_embeds", "labels"})
     given = given_to(model, inputs, tokenizer, target=target, truncate=truncate, decodes=decodes)
     recorder = record(
@@ -118,6 +121,14 @@ def capture(
                 "comes. Shorten the text, take fewer texts at once, or load the model in half precision."
             ) from problem
     return recorder.attention
+
+
+def _refuse_misspelt(model: nn.Module, forward: Collection[str]) -> None:
+    """Many models swallow arguments that they do not know: one of ours, misspelt, would have no effect."""
+    own = [name for name, one in inspect.signature(capture).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    for name in set(forward) - set(inspect.signature(unwrapped(model).forward).parameters):
+        if near := difflib.get_close_matches(name, own, n=1, cutoff=0.8):
+            raise TypeError(f"There is no option {name}; did you mean {near[0]}?")
 
 
 def record(
@@ -299,6 +310,8 @@ class Recorder(Listener):
     def add(self, taken: Kept, call: Call, out: Tensor | None) -> None:
         run = self._run
         run.kept.append(taken)
+        if call.changed:
+            run.checks.changed.append(call.name or type(self.model).__name__)
         if call.v is not None and out is not None:
             run.checks.compare(taken.layer, call, out)
         self.on_call()
@@ -322,8 +335,8 @@ class Recorder(Listener):
         needed, free = self.planned - self._run.size, _free_memory()
         if needed > free:
             raise MemoryError(
-                f"Keeping the attention takes {_in_words(needed)} more ({layers} layers like {call.name or 'this one'} "
-                f"among it), and {_in_words(free)} are free. {_LESS}"
+                f"Keeping the attention takes {in_words(needed)} more ({layers} layers like {call.name or 'this one'} "
+                f"among it), and {in_words(free)} are free. {_LESS}"
             )
 
     def _keep(self, tensor: Tensor | None) -> Tensor | None:
@@ -337,7 +350,7 @@ class Recorder(Listener):
             except RuntimeError as problem:
                 if "allocate memory" not in str(problem):  # torch has no error of its own for that
                     raise
-                size = _in_words(tensor.numel() * dtype.itemsize)
+                size = in_words(tensor.numel() * dtype.itemsize)
                 raise MemoryError(f"There is no room for {size} of what is to be kept. {_LESS}") from problem
         held = torch.empty(tensor.shape, dtype=dtype, pin_memory=True)
         held.copy_(tensor.detach(), non_blocking=True)
@@ -458,10 +471,6 @@ def _free_memory() -> int:
     return free
 
 
-def _in_words(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-
-
 def _is_broken(layer: Layer) -> bool:
     held = (layer.weights,) if layer.weights is not None else (layer.q, layer.k)
     # A sum costs a fraction of looking at every entry, and is finite wherever all of them are and none is huge.
@@ -509,7 +518,7 @@ def _bar(model: nn.Module, recorder: Recorder, wanted: bool) -> Iterator[None]:
     ) as bar:
 
         def count() -> None:
-            bar.set_postfix_str(f"keeps {_in_words(recorder.planned)}", refresh=False)
+            bar.set_postfix_str(f"keeps {in_words(recorder.planned)}", refresh=False)
             bar.update()
 
         recorder.on_call = count

@@ -31,6 +31,7 @@ class Comparison:
         self.dtype = dtype  # in which Q and K are kept, where that was asked for
         self.errors: list[float] = []
         self.skipped: dict[str, str] = {}
+        self.changed: list[str] = []  # modules whose softmax is changed before it multiplies the values
         self._effects: list[float] = []  # largest difference that keeping them so makes to a weight
         self._tolerance = 0.0
         self._rows = 0
@@ -84,7 +85,13 @@ class Comparison:
             ", ".join(sorted(str(one).removeprefix("torch.") for one in held)),
             max(self._effects, default=0.0),
         )
-        if not self.errors:
+        if self.changed:
+            ok = False
+            text = (
+                f"{self.changed[0]} does not multiply its values with the softmax that is shown, but with numbers made "
+                "of it that have signs (talking heads, a difference of two softmaxes). No map shows these"
+            )
+        elif not self.errors:
             text = f"{calls}, not compared with the model's output: "
             text += next(iter(self.skipped.values()), "dropout is on, or no row has a key")
             if all(one.weights is not None for one in kept):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -147,7 +148,19 @@ def given_to(
         TypeError: none of these. ValueError: an empty or overlong text, ids that the model has no embedding for, an
             encoder-decoder model that was not told what to decode.
     """
+    takes = inspect.signature(unwrapped(model).forward).parameters
+    anything = any(one.kind is one.VAR_KEYWORD for one in takes.values())
+    if target is not None and not is_encoder_decoder(model) and "decoder_input_ids" not in takes:
+        raise ValueError(f"{type(model).__name__} has no decoder that reads a text of its own: leave target= out.")
     device = device_of(model)
+    inputs = _as_tensors(inputs)
+    reads = getattr(model, "main_input_name", "input_ids") == "input_ids"
+    if _is_text(inputs) and "input_ids" not in takes and not (anything and reads):
+        wanted = ", ".join(name for name, one in takes.items() if one.default is one.empty)
+        raise ValueError(
+            f"{type(model).__name__} reads no text: its forward takes {wanted or ', '.join(takes)}. Pass that, as a "
+            "mapping or a tuple."
+        )
     texts: list[Text] = []
     targets: list[Text] = []
     args: tuple[Any, ...] = ()
@@ -177,8 +190,8 @@ def given_to(
         )
     args = tuple(_on(one, device) for one in args)
     kwargs = {name: _on(one, device) for name, one in kwargs.items()}
-    _matching(model, kwargs.get("input_ids", args[0] if args else None), tokenizer)
-    _matching(model, kwargs.get("decoder_input_ids"), tokenizer)
+    _matching(model, kwargs.get("input_ids", args[0] if args else None), tokenizer if texts else None)
+    _matching(model, kwargs.get("decoder_input_ids"), tokenizer if targets else None)
     return Given(args, kwargs, tuple(texts), tuple(targets))
 
 
@@ -204,7 +217,17 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself: a compiled one is a shell around it."""
+    """The model itself: a compiled one is a shell around it.
+
+    Raises:
+        TypeError: it is no model.
+    """
+    if not isinstance(model, nn.Module):
+        named = " Load it first, with from_pretrained." if isinstance(model, str) else ""
+        raise TypeError(
+            f"model is a {type(model).__name__}: it has to be a torch.nn.Module, as in capture(model, text, tokenizer) "
+            f"or show(text, model, tokenizer).{named}"
+        )
     inside: nn.Module = getattr(model, "_orig_mod", model)
     return inside
 
@@ -212,6 +235,27 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def is_encoder_decoder(model: nn.Module) -> bool:
     """What its configuration says."""
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def _as_tensors(inputs: Any) -> Any:
+    """numpy arrays as tensors, and lists of ids, as tokenizers make them, too."""
+    if isinstance(inputs, np.ndarray):
+        return torch.from_numpy(inputs)
+    if not isinstance(inputs, Mapping):
+        return inputs
+    made: dict[str, Any] = {}
+    for name, value in inputs.items():
+        if name.endswith(("_ids", "_mask")) and isinstance(value, list):
+            rows = value if value and isinstance(value[0], list) else [value]
+            if len({len(row) for row in rows}) > 1:
+                raise ValueError(
+                    f"{name} holds texts of different lengths. Let the tokenizer pad them and make tensors: "
+                    "tokenizer(texts, padding=True, return_tensors='pt')."
+                )
+            made[name] = torch.tensor(rows)
+        else:
+            made[name] = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    return made
 
 
 def _on(value: Any, device: torch.device) -> Any:
@@ -234,13 +278,13 @@ def _what_it_may_be(inputs: Any) -> str:
             f"inputs is a list of {len(inputs)} sequences of ids, {lengths[0]} to {lengths[-1]} long. Pad them and "
             "pass a mapping, {'input_ids': …, 'attention_mask': …}; or pass the texts themselves."
         )
-    mixed = " Not every item of the list is a text." if isinstance(inputs, list) and inputs else ""
+    more = " Not every item of the list is a text." if isinstance(inputs, list) and inputs else ""
     if isinstance(inputs, tuple):
-        mixed = f" This tuple has {len(inputs)} items, and a pair has two texts; several texts are a list."
+        more = f" This tuple has {len(inputs)} items, and a pair has two texts; several texts are a list."
+    found = "an empty list" if isinstance(inputs, list) and not inputs else f"a {type(inputs).__name__}"
     return (
-        f"inputs is {'an empty list' if inputs == [] else f'a {type(inputs).__name__}'}. Pass a text, a pair of texts "
-        "(a tuple), a list of either, a mapping of the model's keyword arguments, a tensor, or a tuple of tensors."
-        f"{mixed}"
+        f"inputs is {found}. Pass a text, a pair of texts (a tuple), a list of either, a mapping of the model's "
+        f"keyword arguments, a tensor, or a tuple of tensors.{more}"
     )
 
 
@@ -340,10 +384,12 @@ def _matching(model: nn.Module, ids: Any, tokenizer: Any) -> None:
         table = model.get_input_embeddings()  # type: ignore[operator]  # absent on plain modules
     except (AttributeError, NotImplementedError, TypeError):
         return
+    if isinstance(ids, Tensor) and ids.dim() == 1 and ids.dtype == torch.long:
+        raise ValueError(f"The input is one row of {len(ids)} ids; a model takes a batch of them: pass ids[None].")
     rows = getattr(getattr(table, "weight", None), "shape", (0,))[0]
     if isinstance(ids, Tensor) and ids.dtype == torch.long and ids.numel() and rows and int(ids.max()) >= rows:
-        whose = f"The tokenizer ({type(tokenizer).__name__})" if tokenizer is not None else "The input"
+        whose = f"The tokenizer ({type(tokenizer).__name__}) makes" if tokenizer is not None else "The input has"
         raise ValueError(
-            f"{whose} makes token id {int(ids.max())}, but {type(model).__name__} has embeddings for {rows} ids only. "
+            f"{whose} token id {int(ids.max())}, but {type(model).__name__} has embeddings for {rows} ids only. "
             "Pass the tokenizer that belongs to this model."
         )

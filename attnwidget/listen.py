@@ -48,6 +48,7 @@ class Call:
         piece: 0 for the first call in one run of the module (a model that packs several images calls once for each).
         q, k, v: [batch, head, query, d], [batch, kv_head, key, d], [batch, kv_head, key, d_v].
         weights: [batch, head, query, key], where the call was seen as a softmax and not as q and k.
+        changed: the weights are those of the softmax, and what multiplied the values was made of them and has signs.
         rules: the mask and the bias, read when somebody wants them.
     """
 
@@ -62,6 +63,7 @@ class Call:
     scale: float = 1.0
     softcap: float | None = None
     sink: Tensor | None = None
+    changed: bool = False
     rules: Callable[[], tuple[Mask | None, Bias | None]] = field(default=lambda: (None, None), repr=False)
 
     @property
@@ -539,11 +541,16 @@ class _Functions(TorchFunctionMode):
             return
         if function in _PRODUCTS:
             self.candidates = {at: one for at, one in self.candidates.items() if one.weights is not found.weights}
-            used = _as_multiplied(function, args, found.now, found.weights)
+            used, changed = _as_multiplied(function, args, found.now, found.weights)
+            if found.module is not None and found.module.training and used is not None:
+                # Dropout may be in between, and is not shown.
+                used, changed = (found.weights if used.shape == found.weights.shape else used), False
             if found.module is None or used is None or not self.listener.may_attend(found.name, found.module):
                 return
             if self.listener.hears(found.module):
-                self.listener.attempt(found.name, partial(self._add_stored, found, used, function, args, result))
+                self.listener.attempt(
+                    found.name, partial(self._add_stored, found, used, changed, function, args, result)
+                )
         elif (
             (function in _PROJECTIONS or getattr(function, "__name__", "") in _KEEPING)
             and isinstance(result, Tensor)
@@ -553,7 +560,13 @@ class _Functions(TorchFunctionMode):
             self._keep(_Candidate(result, found.weights, found.name, found.module))
 
     def _add_stored(
-        self, found: _Candidate, used: Tensor, function: Callable[..., Any], args: tuple[Any, ...], result: Tensor
+        self,
+        found: _Candidate,
+        used: Tensor,
+        changed: bool,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        result: Tensor,
     ) -> None:
         module, batch = found.module, self.listener.batch
         assert module is not None
@@ -572,19 +585,10 @@ class _Functions(TorchFunctionMode):
             return (Mask.causal(queries, keys) if causal else None), None
 
         where = found.name, module, self.listener.block(), self.listener.piece_of(module)
-        call = Call(*where, weights=weights, rules=rules)
+        call = Call(*where, weights=weights, changed=changed, rules=rules)
         out = None
-        same, turned = (
-            found.now.shape == one.shape and torch.equal(found.now, one.to(found.now.dtype)) for one in (used, used.mT)
-        )
-        if not same and not turned and not module.training and used is found.weights and found.now.shape == used.shape:
-            self.listener.remark(
-                found.name,
-                "its weights are changed again before they multiply the values; the maps are those of the softmax",
-            )
-        if function in _PLAIN_PRODUCTS and same:
-            values = [a for a in args if isinstance(a, Tensor)][-1]
-            call.v, out = shaped(values.detach()), shaped(result.detach())
+        if function in _PLAIN_PRODUCTS and args[0] is found.now and not call.changed and not module.training:
+            call.v, out = shaped(args[1].detach()), shaped(result.detach())
         taken = self.listener.take(call)
         if taken is not None:
             self.listener.add(taken, call, out)
@@ -633,21 +637,29 @@ def _operands(args: tuple[Any, ...]) -> Iterator[Any]:
 
 def _as_multiplied(
     function: Callable[..., Any], args: tuple[Any, ...], operand: Tensor, weights: Tensor
-) -> Tensor | None:
-    """The weights as [.., query, key] if they are the left factor of a sum over keys; None if that is no attention."""
+) -> tuple[Tensor | None, bool]:
+    """What multiplies the values, as [.., query, key], and whether it cannot be shown and its softmax is instead.
+
+    None if that is no sum over keys, and so no attention.
+    """
     # A sink is a column that takes weight and is cut off before the values: what is multiplied is what counts.
     sunk = operand.shape[:-1] == weights.shape[:-1] and operand.shape[-1] < weights.shape[-1]
     if not sunk and operand.numel() != weights.numel():
-        return None  # bands that were cut and padded into chunks: neither shape is [query, key]
-    used = operand if sunk else weights
+        return None, False  # bands that were cut and padded into chunks: neither shape is [query, key]
     if function is not torch.einsum:
         left, right = [a for a in args if isinstance(a, Tensor)][-2:]
-        if right is operand and used is weights and operand.shape == used.mT.shape and torch.equal(operand, used.mT):
-            return used  # Vᵀ Aᵀ
-        return used if left is operand and right.dim() >= 2 and right.shape[-2] == used.shape[-1] else None
+        turned = right is operand and operand.shape == weights.mT.shape and torch.equal(operand, weights.mT)
+        if turned:
+            return weights, False  # Vᵀ Aᵀ
+        if left is not operand or right.dim() < 2 or right.shape[-2] != operand.shape[-1]:
+            return None, False
+        # Folded or cast, it is still the softmax, whose own shape says more.
+        if not sunk and torch.equal(operand.reshape(weights.shape), weights.to(operand.dtype)):
+            return weights, False
+        return _if_shown(operand, weights)
     terms, factors = str(args[0]).replace(" ", "").split("->")[0].split(","), list(_operands(args[1:]))
     if len(terms) != 2 or len(factors) != 2:
-        return None
+        return None, False
     if factors[1] is operand:
         terms, factors = terms[::-1], factors[::-1]
     # "..." stands for the axes that are not named; the last of them is the same axis in both factors.
@@ -658,7 +670,16 @@ def _as_multiplied(
     )
     # Queries stand on the left only, keys are summed over: "bnhm,bmhd->bnhd" has its queries in the second place.
     queries = [at for at, letter in enumerate(along[:-1]) if letter not in values]
-    return used.movedim(queries[0], -2) if len(queries) == 1 and along[-1] in values else None
+    if len(queries) != 1 or along[-1] not in values:
+        return None, False
+    used, changed = _if_shown(operand, weights)
+    return used.movedim(queries[0], -2), changed
+
+
+def _if_shown(operand: Tensor, weights: Tensor) -> tuple[Tensor, bool]:
+    """What multiplies the values, if it is weights: with a sign (talking heads, a difference of two) it is none."""
+    signed = bool((operand < 0).any())
+    return (weights if signed and operand.shape == weights.shape else operand), signed
 
 
 def _rank4(tensor: Tensor, batch: int, module: nn.Module | None = None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -118,7 +119,7 @@ def parts_of(
         dropped: role and shape of the calls that were heard and not wanted, by name of their modules.
     """
     groups: dict[tuple[Any, ...], list[Kept]] = {}
-    for one in kept:
+    for one in _with_heads_joined(kept):
         key = place_of(one.layer.name), one.piece, one.layer.shape[0], *one.layer.shape[2:]
         groups.setdefault(key, []).append(one)
     named: dict[str, list[Kept]] = {}
@@ -143,6 +144,43 @@ def parts_of(
     # Of a model that reads a text and an image, the text comes first; axes were made in the order in which it all ran.
     reads = inputs.read is not None
     return sorted(parts, key=lambda part: reads and part.name.split()[0] in ("vision", "audio"))
+
+
+def _with_heads_joined(kept: Sequence[Kept]) -> list[Kept]:
+    """Heads that are modules of their own, one after the other in a list called so, as the heads of one layer."""
+    joined: list[Kept] = []
+    blocks: dict[str, list[Layer]] = {}
+    times: Counter[str] = Counter()  # that each head has run
+    for one in kept:
+        found = re.fullmatch(r"(.*\bheads?)\.\d+(\..*)?", one.layer.name)
+        if found is None or one.layer.heads > 1 or one.layer.bias is not None or one.layer.sink is not None:
+            joined.append(one)
+            continue
+        times[one.layer.name] += 1
+        name = f"{found[1]} ({times[one.layer.name]})" if times[one.layer.name] > 1 else found[1]
+        block = blocks.setdefault(name, [])
+        if not block:
+            # The how many-eth block this is, since the number was that of a head.
+            joined.append(replace(one, number=len(blocks) - 1, stack=(), block=name))
+        block.append(one.layer)
+    return [
+        replace(one, layer=_as_heads(one.block, blocks[one.block])) if one.block in blocks else one for one in joined
+    ]
+
+
+def _as_heads(name: str, layers: Sequence[Layer]) -> Layer:
+    def together(tensors: Iterable[Tensor | None]) -> Tensor | None:
+        held = [one for one in tensors if one is not None]
+        return torch.cat(held, 1) if held else None
+
+    return replace(
+        layers[0],
+        name=name,
+        q=together(one.q for one in layers),
+        k=together(one.k for one in layers),
+        v=together(one.v for one in layers),
+        weights=together(one.weights for one in layers),
+    )
 
 
 def noun_of(parts: Sequence[Part], inputs: Inputs) -> str:

@@ -65,7 +65,10 @@ class Selection(t.HasTraits):
         if unknown:
             raise TypeError(f"There is no option {', '.join(sorted(unknown))}. There are budget, {', '.join(NAMES)}.")
         self._attention = attention
-        super().__init__(**{"part": attention.parts[0], "sample": attention.sample, **traits})
+        # What was generated is what one wants to see.
+        written = [name for name in attention.parts if attention.part(name).queries.steps]
+        first = (written or attention.parts)[0]
+        super().__init__(**{"part": first, "sample": attention.sample, **traits})
 
     @property
     def attention(self) -> Attention:
@@ -82,6 +85,11 @@ class Selection(t.HasTraits):
     def state(self) -> dict[str, Any]:
         """All of the above by name."""
         return {name: getattr(self, name) for name in NAMES}
+
+    @property
+    def _written(self) -> str:
+        parts = [name for name in self._attention.parts if self._attention.part(name).queries.steps]
+        return f" Generated tokens are in {', '.join(map(repr, parts))}." if parts and self.part not in parts else ""
 
     @t.observe("sample", "part", "layer")
     def _let_go(self, _: object) -> None:
@@ -110,7 +118,7 @@ class Selection(t.HasTraits):
             steps = self._attention.select(self._within("sample", self.sample)).part(self.part).queries.steps
             if not 1 <= value <= steps:
                 has = f"has {steps} generated tokens" if steps else "has no generated tokens"
-                raise t.TraitError(f"There is no step {value}: {where} {has}. None shows all there is.")
+                raise t.TraitError(f"There is no step {value}: {where} {has}. None shows all there is.{self._written}")
             return value
         if what == "sample":
             size, where = self._attention.samples, "this attention"

@@ -61,7 +61,8 @@ def test_a_route_outside_transformers_is_captured_exactly(name: str) -> None:
     assert oracle.difference(plain, seen) == 0
     assert oracle.difference(fast, seen) <= sweep.TOLERANCE
     assert recorder.attention.check is not None
-    assert recorder.attention.check.ok
+    # Talking heads mix the softmaxes, with signs, before they multiply the values: that is said.
+    assert recorder.attention.check.ok is not ("cait" in name)
 
 
 def test_the_comparison_finds_a_wrong_map() -> None:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
-from attnwidget import listen, wire
-from attnwidget.attention import Attention
+from attnwidget import listen, tiny, wire
+from attnwidget.attention import Attention, in_words
 from attnwidget.capture import capture, record
 from attnwidget.check import Comparison
 from attnwidget.measures import statistics
@@ -483,7 +483,7 @@ def test_a_host_without_memory_for_what_is_kept_says_what_to_keep_less_of(monkey
     with untouched(model):
         with monkeypatch.context() as patched:
             patched.setattr(torch.Tensor, "to", full)
-            words = rf"{re.escape(f'{needed / 1e6:.1f} MB')}.*layers=.*parts=.*float16.*shorten the text"
+            words = rf"{re.escape(in_words(needed))}.*layers=.*parts=.*float16.*shorten the text"
             with pytest.raises(MemoryError, match=words) as found:
                 capture(model, inputs)
         assert FULL in str(found.value.__cause__)
@@ -504,3 +504,50 @@ def test_not_a_number_in_what_goes_in_is_said_and_kept(family: str) -> None:
     rows = attention[0, 0].weights().isnan().any(1)
     assert rows[5], "the token itself asks with NaN"
     assert rows[:5].any() == (family == "bert"), "earlier tokens of a decoder do not see it"
+
+
+# ── words that say what to do next ──
+
+
+def test_what_a_newcomer_gets_wrong_is_said_in_words() -> None:
+    model, tokenizer = tiny.decoder()
+    with pytest.raises(TypeError, match=r"model is a str.*show\(text, model, tokenizer\).*from_pretrained"):
+        capture("The cat", model, tokenizer)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"no option layer; did you mean layers"):
+        capture(model, "The cat", tokenizer, layer=[0])
+    with pytest.raises(ValueError, match="no decoder that reads a text"):
+        capture(model, "The cat", tokenizer, target="The dog")
+    with pytest.raises(ValueError, match=r"one row of 3 ids.*ids\[None\]"):
+        capture(model, torch.tensor([5, 6, 7]))
+    with pytest.raises(ValueError, match="The input has token id 999999"):
+        capture(model, torch.tensor([[999999]]), tokenizer)
+    with pytest.raises(ValueError, match=r"input_ids holds texts of different lengths.*padding=True"):
+        capture(model, dict(tokenizer(["The cat", "The cat saw the dog"])), tokenizer)
+    vit, image = make("vit")
+    with pytest.raises(ValueError, match=r"ViTModel reads no text"):
+        capture(vit, "The cat", tokenizer)
+    handmade = torch.nn.MultiheadAttention(4, 1)
+    with pytest.raises(ValueError, match=r"reads no text: its forward takes query, key, value"):
+        capture(handmade, "The cat", tokenizer)
+
+
+def test_lists_and_arrays_are_as_good_as_tensors() -> None:
+    model, tokenizer = tiny.decoder()
+    expected = capture(model, "The cat saw the dog", tokenizer)[1, 0].weights()
+    for given in (
+        dict(tokenizer("The cat saw the dog")),
+        {name: one.numpy() for name, one in tokenizer("The cat saw the dog", return_tensors="pt").items()},
+        tokenizer("The cat saw the dog", return_tensors="pt")["input_ids"].numpy(),
+    ):
+        assert torch.equal(capture(model, given, tokenizer)[1, 0].weights(), expected)
+
+
+def test_the_bar_states_the_memory_while_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib
+
+    module = importlib.import_module("attnwidget.capture")
+    said: list[str] = []
+    monkeypatch.setattr(module.tqdm, "set_postfix_str", lambda _, words, **__: said.append(words))
+    model, inputs = make("llama")
+    held = capture(model, inputs).nbytes
+    assert said == [f"keeps {held / 1e3:.1f} kB"] * 2, "one for each layer, and all of it from the first on"

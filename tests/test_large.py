@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnwidget.attention import Attention
+from attnwidget.attention import Attention, in_words
 from attnwidget.capture import NoAttentionError, capture, record
 from models import make
 from test_capture import eager_weights, fingerprint, interface_methods, largest_difference, same
@@ -201,7 +201,7 @@ def test_some_layers_keep_the_numbers_of_the_model() -> None:
         assert attention.nbytes * 2 == whole.nbytes
         assert [one.absent for one in attention.part().layers] == ["not kept", None]
         assert torch.equal(attention[1, 3].weights(), whole[1, 3].weights())
-        with pytest.raises(IndexError, match=r"Layer 0 of decoder has no map \(not kept\)\. There are 1\."):
+        with pytest.raises(IndexError, match=r"Layer 0 of decoder has no map \(not kept\)\. These have: 1\."):
             attention[0, 3]
         assert torch.equal(attention[None, 3].weights(), whole[1, 3].weights()), "a mean over what is there"
         assert attention.check is not None and attention.check.ok
@@ -287,7 +287,7 @@ def test_too_much_is_refused_before_any_of_it_is_kept(monkeypatch: pytest.Monkey
     ran: list[int] = []
     model.model.layers[0].register_forward_hook(lambda *_: ran.append(1))
     monkeypatch.setattr(MODULE, "_free_memory", lambda: held - 1)
-    stated, free = f"{held / 1e6:.1f} MB", f"{(held - 1) / 1e6:.1f} MB"
+    stated, free = in_words(held), in_words(held - 1)
     words = rf"attention takes {stated} more \(2 layers .*\), and {free} are free.*layers=.*parts=.*float16.*shorten"
     with pytest.raises(MemoryError, match=words):
         capture(model, inputs)

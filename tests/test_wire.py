@@ -747,7 +747,7 @@ def test_a_layer_without_attention_is_a_row_of_nothing() -> None:
         attention, {"id": 1, "want": "map", "part": "decoder", "layer": 1, "head": 0, "reduce": "mean"}
     )
     assert reply["type"] == "error"
-    assert "Layer 1 of decoder has no map (MambaMixer: no attention seen). There are 0, 2." in reply["message"]
+    assert "Layer 1 of decoder has no map (MambaMixer: no attention seen). These have: 0, 2." in reply["message"]
 
 
 def test_a_token_of_a_million_characters_does_not_fill_the_bundle() -> None:
