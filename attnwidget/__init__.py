@@ -12,7 +12,8 @@ The building, from the ground up; a file imports only from the floors below its 
                 inputs.py      what a model is given: texts as tensors, and what of them tells the axes
                 parts.py       where the calls of a run belong, and what stands along their axes
                 blocks.py      numbers as bytes that both languages read
-    1  verbs    listen.py      hears every attention call of a running model, and changes none
+    1  verbs    functions.py   sees attention that goes through torch's own functions, a softmax by hand included
+                listen.py      hears every attention call of a running model, and changes none
                 check.py       rows of what was kept, compared with what the model itself computed
                 capture.py     a model's run → Attention: what is kept of it
                 generation.py  a text the model writes itself, replayed exactly

@@ -538,8 +538,9 @@ class Map:
                     f"There is no text to find a {by} in. Capture with the tokenizer, or pass the groups: "
                     "grouped((of_each_query, of_each_key))."
                 )
-            sizes = zip(found, self.shape, strict=True)
-            by = tuple((-1,) * size if groups is None else groups for groups, size in sizes)  # type: ignore[assignment]
+            alone = ((-1,) * size for size in self.shape)
+            by_query, by_key = (one if groups is None else groups for groups, one in zip(found, alone, strict=True))
+            return GroupedMap(self, by_query, by_key)
         return GroupedMap(self, *by)
 
     @on_host

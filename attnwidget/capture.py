@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from .attention import Attention, Layer, in_words
 from .check import Comparison
 from .inputs import Inputs, Text, given_to, is_encoder_decoder, unwrapped
-from .listen import LOOKED_FOR, Call, Listener
+from .listen import LOOKED_FOR, Listener
 from .masks import Mask, on_host
-from .parts import ROLES, Kept, noun_of, parts_of, place_of, role_of, slot_of
+from .parts import ROLES, Call, Kept, noun_of, parts_of, place_of, role_of, slot_of
 
 _LESS = (
     "Keep fewer layers (layers=[0, -1]) or parts (parts=['decoder']), keep them in half precision "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .attention import Check, Layer
-from .listen import Call
+from .parts import Call
 
 # Rows of each call that are recomputed and compared with what the model computed.
 _ROWS = 6

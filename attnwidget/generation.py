@@ -311,7 +311,7 @@ class _Generation:
         given = {name: one for name, one in self.given.items() if name not in _OF_STEPS}
         read = given.pop("input_ids", None)
         if len(ids) > self.batch:
-            repeat: Callable[..., Any] = self.model._expand_inputs_for_generation  # type: ignore[assignment]
+            repeat: Callable[..., Any] = self.model._expand_inputs_for_generation  # type: ignore[assignment]  # nn.Module's fallback
             read, given = repeat(len(ids) // self.batch, is_encoder_decoder=False, input_ids=read, **given)
         name = "decoder_attention_mask" if self.decodes else "attention_mask"
         before = given.pop(name, None)
@@ -324,7 +324,8 @@ class _Generation:
             return {**given, **({} if read is None else {"input_ids": read}), "decoder_input_ids": ids, **masked}
         # Whatever else says something of each token (token types, cross-attention masks) goes on as the model wants it.
         given = {**given, name: before, "cache_position": torch.arange(self.prompt, device=ids.device)}
-        further: Callable[..., dict[str, Any]] = self.model._update_model_kwargs_for_generation  # type: ignore[assignment]
+        update = self.model._update_model_kwargs_for_generation
+        further: Callable[..., Any] = update  # type: ignore[assignment]  # nn.Module's fallback
         for _ in range(ids.shape[1] - self.prompt):
             given = further({}, given, is_encoder_decoder=False, num_new_tokens=1)
         given = {key: one for key, one in given.items() if key not in {name, *_OF_STEPS}}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .attention import Layer, Part
 from .inputs import Inputs, Text, is_encoder_decoder
-from .masks import Mask
+from .masks import Bias, Mask
 from .tokens import Tokens
 
 _CROSS = re.compile(r"cross_?att|encoder_attn|encdec")
@@ -30,6 +30,44 @@ ROLES = {
 }
 # What the modules are called that stand where attention does in the other layers of a hybrid.
 _MIXERS = ("mamba", "mixer", "ssm", "recurrent", "delta", "conv", "linear_attn", "rwkv", "lru", "lstm")
+
+
+@dataclass(eq=False)
+class Call:
+    """One attention call, with the model's own tensors, where they are.
+
+    Attributes:
+        name, module: which module called.
+        block: qualified name of the outermost numbered module that is running, "model.layers.11", or "". Where layers
+            share one attention module, its name says where it was first mentioned and the block where it is running.
+        piece: 0 for the first call in one run of the module (a model that packs several images calls once for each).
+        q, k, v: [batch, head, query, d], [batch, kv_head, key, d], [batch, kv_head, key, d_v].
+        weights: [batch, head, query, key], where the call was seen as a softmax and not as q and k.
+        changed: the weights are those of the softmax, and what multiplied the values was made of them and has signs.
+        rules: the mask and the bias, read when somebody wants them.
+    """
+
+    name: str
+    module: nn.Module
+    block: str = ""
+    piece: int = 0
+    q: Tensor | None = None
+    k: Tensor | None = None
+    v: Tensor | None = None
+    weights: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    sink: Tensor | None = None
+    changed: bool = False
+    rules: Callable[[], tuple[Mask | None, Bias | None]] = field(default=lambda: (None, None), repr=False)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(batch, head, query, key)."""
+        if self.weights is not None:
+            return tuple(self.weights.shape)  # type: ignore[return-value]  # four by construction
+        assert self.q is not None and self.k is not None
+        return self.q.shape[0], self.q.shape[1], self.q.shape[2], self.k.shape[2]
 
 
 @dataclass(frozen=True, eq=False)

@@ -36,7 +36,7 @@ NEIGHBOURS = {
     "attention": {"tokens", "masks"},
     "tokens": {"vocabulary"},
     "parts": {"tokens", "masks", "attention", "inputs"},
-    "check": {"listen"},
+    "listen": {"functions"},
     "capture": {"check", "listen"},
     "generation": {"capture"},
     "show": {"tiny"},

@@ -38,20 +38,20 @@ def page(chromium: Browser) -> Iterator[Page]:
     """A fresh page that refuses every request to another machine, and fails the test on an error of the widget's."""
     context = chromium.new_context(viewport={"width": 1400, "height": 1000})
     page = context.new_page()
-    page.outside = []  # type: ignore[attr-defined]
-    page.broken = []  # type: ignore[attr-defined]
+    page.outside = []
+    page.broken = []
 
     def local_only(route: Any) -> None:
-        page.outside.append(route.request.url)  # type: ignore[attr-defined]
+        page.outside.append(route.request.url)
         route.abort()
 
     page.route(
         lambda url: not url.startswith(("http://127.0.0.1", "ws://127.0.0.1", "file:", "blob:", "data:")), local_only
     )
-    page.on("pageerror", lambda error: page.broken.append(str(error)))  # type: ignore[attr-defined]
+    page.on("pageerror", lambda error: page.broken.append(str(error)))
     yield page
     context.close()
-    assert not page.broken  # type: ignore[attr-defined]
+    assert not page.broken
 
 
 @pytest.fixture(scope="session")

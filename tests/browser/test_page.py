@@ -58,7 +58,7 @@ def test_the_page_is_alive_without_kernel_and_asks_nobody_for_anything(page: Pag
     page.wait_for_timeout(300)
     page.screenshot(path=shots / "page-heatmap.png")
     assert not requests
-    assert not page.outside  # type: ignore[attr-defined]
+    assert not page.outside
 
 
 def test_who_attends_to_a_key_is_shown_with_python_s_numbers(page: Page, tmp_path: Path) -> None:
