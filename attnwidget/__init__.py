@@ -5,10 +5,15 @@
 
 The building, from the ground up; a file imports only from the floors below its own.
 
-    0  nouns    vocabulary.py  what a tokenizer's entries say: pieces of text, and where they stand in it
+    0  nouns    picture.py     an image as numbers that can be looked at
+                vocabulary.py  what a tokenizer's entries say: pieces of text, and where they stand in it
                 tokens.py      one axis: labels, character spans, special tokens, image grids
                 masks.py       which keys a query may see, and what is added to its scores, as rules
-                attention.py   Attention and its maps: exact rows, tiles and weights, computed when somebody looks
+                rotary.py      queries and keys that are turned by their positions, and turned back
+                output.py      the projection that brings the heads of a layer back together
+                layers.py      what one attention call computed, and the parts that layers make up
+                maps.py        exact rows, tiles and weights of heads, joined or grouped, computed when somebody looks
+                attention.py   Attention: all of a run, or what the caller brought, to ask questions of
                 inputs.py      what a model is given: texts as tensors, and what of them tells the axes
                 parts.py       where the calls of a run belong, and what stands along their axes
                 blocks.py      numbers as bytes that both languages read
@@ -18,6 +23,9 @@ The building, from the ground up; a file imports only from the floors below its 
                 capture.py     a model's run → Attention: what is kept of it
                 generation.py  a text the model writes itself, replayed exactly
                 measures.py    one number per head
+                steps.py       what one head is computed from, for a browser that switches some of it off
+                compare.py     two attentions on common axes, and what one gives more than the other
+                thumbnails.py  every head in small
                 wire.py        what the browser is told: bundle(attention), answer(attention, request)
     2  acting   widget.py      AttentionWidget: synced traits and one message handler
     3  made of  show.py        from a text to the picture, in one call
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
     from . import tiny
     from .attention import Attention
     from .capture import capture, record
+    from .compare import compare
     from .export import to_html
     from .generation import capture_generation
     from .show import show, show_generation
@@ -45,8 +54,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Attention", "AttentionWidget", "__version__", "capture", "capture_generation", "record", "show", "show_generation",
-    "tiny", "to_html",
+    "Attention", "AttentionWidget", "__version__", "capture", "capture_generation", "compare", "record", "show",
+    "show_generation", "tiny", "to_html",
 ]  # fmt: skip
 
 # Where each public name lives. Nothing of it is loaded before it is asked for: torch alone takes a second.
@@ -55,6 +64,7 @@ _HOMES = {
     "AttentionWidget": "widget",
     "capture": "capture",
     "capture_generation": "generation",
+    "compare": "compare",
     "record": "capture",
     "show": "show",
     "show_generation": "show",

@@ -33,6 +33,7 @@ def _write(options: argparse.Namespace) -> None:
     text = sys.stdin.read() if options.text == "-" else options.text
     model, tokenizer = load(options.model) if options.model else decoder()
     extra: dict[str, Any] = {} if options.target is None else {"target": options.target}
+    extra |= {"keep_values": True} if options.view == "steps" else {}
     attention = capture(model, text, tokenizer, truncate=options.truncate, **extra)
     names = ("part", "layer", "head", "reduce", "view", "scale", "threshold", "theme")
     traits = {name: getattr(options, name) for name in names if getattr(options, name) is not None}

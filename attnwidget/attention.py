@@ -1,236 +1,21 @@
 """Attention as a thing to ask questions of: exact weights of any layer and head, computed when somebody looks.
 
-An attention matrix has n × n entries a head; the queries and keys that determine it have n × d. What is kept here is
-
-    s_ij = softcap · tanh(q_i · k_j · scale / softcap) + bias_ij        where query i may attend to key j
-    p_ij = exp(s_ij − lse_i),    lse_i = log(Σ_j exp(s_ij) + exp(sink_i))
-
-with the mask and the bias as rules of O(n) numbers wherever they have such a form. Rows, columns, tiles and whole maps
-are recomputed from that, in float32, in blocks; nothing of size n × n is stored unless the caller brought it.
-
 Axes are always in the order ``layer, head, query, key``. A query attends *to* a key.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .masks import Bias, Mask, on_host, row_blocks
-from .tokens import Tokens, numbered
-
-Reduce: TypeAlias = Literal["mean", "max", "min"]
-REDUCTIONS: tuple[Reduce, ...] = ("mean", "max", "min")
-# How blocks [head, row, key] are joined over heads, and blocks [row, key] over layers; a mean is a sum until the end.
-_OVER_HEADS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda block: block.sum(0),
-    "max": lambda block: block.amax(0),
-    "min": lambda block: block.amin(0),
-}
-_JOIN: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "mean": lambda a, b: a + b,
-    "max": torch.maximum,
-    "min": torch.minimum,
-}
-
-# ── one attention call of the model ───────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """What one attention module computed in one call: Q and K and the rules, or weights as they are.
-
-    Attributes:
-        name: the module's qualified name in the model.
-        q: [batch, head, query, d], after rotary embedding and normalisation.
-        k: [batch, kv_head, key, d]; kv_head divides head (grouped-query attention).
-        v: [batch, kv_head, key, d_v], where it was asked for.
-        scale: multiplies q · k.
-        softcap: bound c of c · tanh(s / c), or None.
-        sink: logits that take weight without being a key, [batch or 1, head, query or 1]; rows then sum to less than 1.
-        weights: [batch, head, query, key] in place of q and k.
-        absent: why there is no attention at this place of the model, or none that was kept; such a layer has no heads.
-    """
-
-    name: str
-    mask: Mask
-    q: Tensor | None = None
-    k: Tensor | None = None
-    v: Tensor | None = None
-    scale: float = 1.0
-    softcap: float | None = None
-    bias: Bias | None = None
-    sink: Tensor | None = None
-    weights: Tensor | None = None
-    absent: str | None = None
-    _norms: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if (self.weights is None) == (self.q is None or self.k is None):
-            raise ValueError("A layer holds either q and k, or weights.")
-
-    @classmethod
-    def gap(cls, name: str, absent: str, queries: int, keys: int) -> Layer:
-        """A place in the model without attention: it keeps the numbers of the layers after it the model's own."""
-        return cls(name, Mask.full(queries, keys), weights=torch.empty(1, 0, queries, keys), absent=absent)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """(batch, head, query, key)."""
-        if self.weights is not None:
-            return tuple(self.weights.shape)  # type: ignore[return-value]  # four by construction
-        assert self.q is not None and self.k is not None
-        return self.q.shape[0], self.q.shape[1], self.q.shape[2], self.k.shape[2]
-
-    @property
-    def heads(self) -> int:
-        return self.shape[1]
-
-    @property
-    def kv_heads(self) -> int:
-        return self.heads if self.k is None else self.k.shape[1]
-
-    @property
-    def nbytes(self) -> int:
-        held = (self.q, self.k, self.v, self.weights, self.mask.dense, self.bias and self.bias.dense)
-        return sum(t.numel() * t.element_size() for t in held if isinstance(t, Tensor))
-
-    def logits(self, sample: int, head: int | None, rows: Tensor) -> Tensor:
-        """Scores s, −inf where masked: float32 [row, key], or [head, row, key] where ``head`` is None."""
-        assert self.q is not None and self.k is not None
-        groups = self.heads // self.kv_heads
-        if head is None:
-            # Query heads that share keys stand below each other, so that no key is copied: [kv_head, group · row, d].
-            q = self.q[sample][:, rows].float().reshape(self.kv_heads, groups * len(rows), -1)
-            s = (q @ self.k[sample].float().mT).reshape(self.heads, len(rows), -1)
-        else:
-            s = self.q[sample, head][rows].float() @ self.k[sample, head // groups].float().mT
-        s *= self.scale
-        if self.softcap is not None:
-            s = torch.tanh(s / self.softcap) * self.softcap
-        if self.bias is not None:
-            s = s + self.bias.block(sample, rows, self.shape[3], head)
-        if not self.mask.is_full:
-            s = s.masked_fill(~self.mask.allowed(sample, rows, head), -torch.inf)
-        return s
-
-    def block(self, sample: int, head: int | None, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of whole rows and their log-sum-exp: [row, key], [row]; one axis more where ``head`` is None."""
-        if self.weights is not None:
-            p = self.weights[sample][:, rows] if head is None else self.weights[sample, head][rows]
-            return p.float(), p.new_zeros(p.shape[:-1], dtype=torch.float32)
-        s = self.logits(sample, head, rows)
-        top = s.amax(-1)
-        sink = self._sink(sample, head, rows)
-        if sink is not None:
-            top = torch.maximum(top, sink)
-        # A row without any key has −inf everywhere; any finite top makes its weights exp(−inf) = 0 instead of NaN.
-        top = top.masked_fill(top == -torch.inf, 0.0)
-        e = torch.exp(s - top[..., None])
-        total = e.sum(-1)
-        if sink is not None:
-            total = total + torch.exp(sink - top)
-        lse = top + torch.log(total)
-        return e / total.masked_fill(total == 0, 1.0)[..., None], lse
-
-    def lse(self, sample: int, head: int) -> Tensor:
-        """Log-sum-exp of every query's scores, sink included: float32 [query], computed once and kept."""
-        if (sample, head) not in self._norms:
-            every = row_blocks(torch.arange(self.shape[2]), self.shape[3])
-            found = [self.block(sample, head, rows)[1] for rows in every]
-            self._norms[sample, head] = torch.cat(found)
-        return self._norms[sample, head]
-
-    def tile(self, sample: int, head: int, rows: Tensor, cols: Tensor) -> Tensor:
-        """float32 [row, col] without computing the rest of the rows (given :meth:`lse`)."""
-        if self.weights is not None:
-            return self.weights[sample, head][rows[:, None], cols].float()
-        assert self.k is not None
-        if len(cols) * 2 >= self.shape[3]:
-            # Most of the rows is wanted: whole rows cost hardly more, and need no norms.
-            return self.block(sample, head, rows)[0][:, cols]
-        bias = None if self.bias is None else self.bias.columns(cols, self.shape[2])
-        part = replace(self, k=self.k[:, :, cols], mask=self.mask.columns(cols), bias=bias)
-        lse = self.lse(sample, head)[rows, None]
-        # Rows without any key: −inf − 0, so that their weights are exp(−inf) = 0 instead of NaN.
-        return torch.exp(part.logits(sample, head, rows) - lse.masked_fill(lse == -torch.inf, 0.0))
-
-    def _sink(self, sample: int, head: int | None, rows: Tensor) -> Tensor | None:
-        if self.sink is None:
-            return None
-        of_sample = self.sink[sample % self.sink.shape[0]].float()
-        of_rows = of_sample[:, rows] if of_sample.shape[1] > 1 else of_sample.expand(-1, len(rows))
-        return of_rows if head is None else of_rows[head]
-
-
-# ── the whole capture ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True)
-class Check:
-    """What the comparison of recomputed rows with the model's own output said.
-
-    Attributes:
-        ok: the largest relative difference is within ``tolerance``.
-        max_error: largest |recomputed − model's| over the sampled rows, relative to the largest output entry.
-        rows: number of rows compared (0: there was nothing to compare with).
-        tolerance: what rounding in the model's own precision explains.
-        text: the result in a sentence.
-        stored: the precision in which Q and K, or weights, are kept: "float32", "bfloat16" …
-        effect: largest |p of what is kept − p of what the model had| over the sampled rows; 0 without ``dtype=``.
-    """
-
-    ok: bool
-    max_error: float
-    rows: int
-    tolerance: float
-    text: str
-    stored: str = ""
-    effect: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Layers that share their axes: an encoder, a decoder, the attention of one to the other, an image tower.
-
-    Attributes:
-        queries, keys: the axes of the text or image in view.
-        axes: [batch] pairs of axes, where the texts of a batch differ.
-    """
-
-    name: str
-    layers: tuple[Layer, ...]
-    queries: Tokens
-    keys: Tokens
-    title: str = ""
-    axes: tuple[tuple[Tokens, Tokens], ...] = ()
-
-    def __post_init__(self) -> None:
-        for layer in self.layers:
-            if layer.shape[2:] != (len(self.queries), len(self.keys)):
-                raise ValueError(
-                    f"Layer {layer.name!r} is {layer.shape[2]} queries × {layer.shape[3]} keys, but part {self.name!r} "
-                    f"has {len(self.queries)} × {len(self.keys)} tokens."
-                )
-
-    @property
-    def heads(self) -> int:
-        """Largest number of heads of any layer."""
-        return max(layer.heads for layer in self.layers)
-
-    @property
-    def batch(self) -> int:
-        """Number of samples."""
-        return max(layer.shape[0] for layer in self.layers)
-
-    @property
-    def is_causal(self) -> bool:
-        return all(layer.mask.is_causal for layer in self.layers if layer.heads)
+from .layers import Check, Layer, Part
+from .maps import Map, Reduce
+from .masks import Bias, Mask, on_host
+from .tokens import Tokens
 
 
 class Attention:
@@ -398,17 +183,31 @@ class Attention:
         *,
         part: str | None = None,
         reduce: Reduce = "mean",
+        heads: Sequence[tuple[int, int]] | None = None,
     ) -> Map:
-        """The map of one head, or reduced over the heads of a layer, over the layers of a head, or over both.
+        """The map of one head, or reduced over the heads of a layer, the layers of a head, both, or some heads.
 
         Args:
             layer, head: index, negative from the end; None reduces over that axis.
             reduce: "mean", "max" or "min". Only the mean keeps rows that sum to one.
+            heads: pairs (layer, head) in place of the two: the map is reduced over exactly these, each counted once.
+                What one of them may not see counts there as 0.
 
         Raises:
-            IndexError: no such layer or head. KeyError: no such part. ValueError: no such reduction.
+            IndexError: no such layer or head. KeyError: no such part. ValueError: no such reduction; ``heads`` is
+                empty, or given along with a layer or head. TypeError: ``heads`` holds something else than pairs.
+
+        >>> import torch
+        >>> attention = Attention.from_weights(torch.stack([torch.eye(2), torch.full((2, 2), 0.5)])[:, None])
+        >>> attention.map(heads=[(0, 0), (1, 0)], reduce="max").weights()
+        tensor([[1.0000, 0.5000],
+                [0.5000, 1.0000]])
         """
-        return Map(self, self.part(part), layer, head, reduce)
+        if heads is None:
+            return Map(self, self.part(part), layer, head, reduce)
+        if layer is not None or head is not None:
+            raise ValueError("Choose a layer and a head, or several heads=[(layer, head), …]: not both.")
+        return Map(self, self.part(part), None, None, reduce, heads)
 
     def __getitem__(self, key: tuple[Any, ...]) -> Map:
         if not isinstance(key, tuple) or len(key) not in (2, 3):
@@ -448,255 +247,12 @@ class Attention:
         return f"<Attention{f' of {self.model}' if self.model else ''}: {parts}; {in_words(self.nbytes)}>"
 
 
-class Map:
-    """One map over the tokens, [query, key]: a head's own or a reduction over several.
-
-    Attributes:
-        part: the :class:`Part` it belongs to. layer, head: indices, None where reduced. reduce: how.
-        queries, keys: its axes. shape: (number of queries, number of keys).
-    """
-
-    def __init__(self, attention: Attention, part: Part, layer: int | None, head: int | None, reduce: Reduce) -> None:
-        if reduce not in REDUCTIONS:
-            raise ValueError(f"reduce is {reduce!r}; it must be one of {', '.join(REDUCTIONS)}.")
-        self.part, self.reduce = part, reduce
-        self.layer = _index(layer, len(part.layers), "layer", part.name)
-        if self.layer is not None and part.layers[self.layer].absent:
-            there = ", ".join(str(i) for i, one in enumerate(part.layers) if one.heads)
-            raise IndexError(
-                f"Layer {self.layer} of {part.name} has no map ({part.layers[self.layer].absent}). These have: {there}."
-            )
-        bound = part.heads if self.layer is None else part.layers[self.layer].heads
-        self.head = _index(head, bound, "head", part.name if self.layer is None else f"{part.name}, layer {self.layer}")
-        self.sample = attention.sample_in(part)
-        chosen = part.layers if self.layer is None else (part.layers[self.layer],)
-        # Layers may differ in their number of heads: head 9 reduced over layers is taken over those that have it.
-        self._layers = tuple(one for one in chosen if one.heads > (self.head or 0))
-
-    @property
-    def queries(self) -> Tokens:
-        return self.part.queries
-
-    @property
-    def keys(self) -> Tokens:
-        return self.part.keys
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.queries), len(self.keys)
-
-    @property
-    def single(self) -> Layer | None:
-        """The layer behind the map of one head, None for reduced maps."""
-        return self._layers[0] if self.layer is not None and self.head is not None else None
-
-    @on_host
-    def row(self, query: int) -> Tensor:
-        """What query ``query`` attends to: float32 [key]."""
-        return self._rows(torch.tensor([_index(query, self.shape[0], "query", self.part.name)]))[0]
-
-    @on_host
-    def column(self, key: int) -> Tensor:
-        """How much each query attends to key ``key``: float32 [query]."""
-        at = _index(key, self.shape[1], "key", self.part.name)
-        return self.tile(slice(None), slice(at, at + 1))[:, 0]  # type: ignore[operator]  # an int in, an int out
-
-    @on_host
-    def tile(self, rows: Any, cols: Any) -> Tensor:
-        """float32 [row, col] for slices, index lists or tensors of positions."""
-        at = _positions(rows, self.shape[0], "rows"), _positions(cols, self.shape[1], "cols")
-        if self.single is not None and self.head is not None:
-            return self.single.tile(self.sample % self.single.shape[0], self.head, *at)
-        blocks = [self._rows(some)[:, at[1]] for some in self._pieces(at[0])]
-        return torch.cat(blocks) if blocks else torch.empty(0, len(at[1]))
-
-    @on_host
-    def weights(self) -> Tensor:
-        """The whole map: float32 [query, key]. Makes n × n numbers, and keeps none of them."""
-        return torch.cat([block for _, block in self.blocks()])
-
-    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The whole map in pieces that fit: pairs of row indices [row] and weights [row, key]."""
-        for rows in self._pieces(torch.arange(self.shape[0], device="cpu")):
-            yield rows, self._rows(rows)
-
-    def grouped(self, by: str | tuple[Sequence[int], Sequence[int]]) -> GroupedMap:
-        """The map between groups of tokens: weights summed over the keys of a group, averaged over its queries.
-
-        Args:
-            by: "word", "sentence" or "segment"; or the group of each query and of each key, −1 for one by itself.
-
-        Raises:
-            ValueError: no such grouping; neither axis has a text; not one group a token.
-        """
-        if isinstance(by, str):
-            if by not in ("word", "sentence", "segment"):
-                raise ValueError(f"by is {by!r}; it must be word, sentence, segment or a pair of group numbers.")
-            found = [axis.groups(by) for axis in (self.queries, self.keys)]
-            if found[0] is None and found[1] is None:
-                raise ValueError(
-                    f"There is no text to find a {by} in. Capture with the tokenizer, or pass the groups: "
-                    "grouped((of_each_query, of_each_key))."
-                )
-            alone = ((-1,) * size for size in self.shape)
-            by_query, by_key = (one if groups is None else groups for groups, one in zip(found, alone, strict=True))
-            return GroupedMap(self, by_query, by_key)
-        return GroupedMap(self, *by)
-
-    @on_host
-    def allowed(self, rows: Tensor) -> Tensor:
-        """bool [row, key]: where attending is allowed in at least one of the maps behind this one."""
-        found: Tensor | None = None
-        for layer in self._layers:
-            cells = layer.mask.allowed(self.sample, rows, self.head)
-            cells = cells.any(0) if self.head is None else cells
-            found = cells if found is None else found | cells
-        assert found is not None
-        return found
-
-    @property
-    def padding(self) -> Tensor:
-        """bool [key], True where a key is padding in every layer."""
-        kept = [layer.mask.keep[self.sample % len(layer.mask.keep)] for layer in self._layers]
-        return ~torch.stack(kept).any(0)
-
-    def _seeing(self, rows: Tensor, block: Tensor) -> Tensor:
-        """bool [row]: which rows, of weights ``block``, may attend to anything."""
-        seeing = self.allowed(rows).any(-1)
-        if self.reduce != "min" and all(layer.weights is not None for layer in self._layers):
-            # Stored weights have no padding but rows of zeros; the least of several heads may be that elsewhere.
-            seeing &= (block != 0).any(-1)
-        return seeing
-
-    def _pieces(self, rows: Tensor) -> Iterator[Tensor]:
-        return row_blocks(rows, self.shape[1] * (1 if self.head is not None else self.part.heads))
-
-    @on_host
-    def _rows(self, rows: Tensor) -> Tensor:
-        result: Tensor | None = None
-        count = 0
-        for layer in self._layers:
-            block, _ = layer.block(self.sample % layer.shape[0], self.head, rows)
-            if self.head is None:
-                block = _OVER_HEADS[self.reduce](block)
-            # The mean over both axes weighs every head alike, also where layers have different numbers of heads.
-            count += layer.heads if self.head is None else 1
-            result = block if result is None else _JOIN[self.reduce](result, block)
-        assert result is not None
-        return result / count if self.reduce == "mean" and count > 1 else result
-
-    def __repr__(self) -> str:
-        where = f"layer {'*' if self.layer is None else self.layer}, head {'*' if self.head is None else self.head}"
-        how = "" if self.single is not None else f", {self.reduce}"
-        return f"<Map {self.part.name}, {where}{how}: {self.shape[0]} × {self.shape[1]}>"
-
-
-class GroupedMap:
-    """A map between groups of tokens, [query group, key group], computed from a :class:`Map` when somebody looks.
-
-    What a group of queries attends to is the mean over its tokens, and what a group of keys receives is the sum
-    (Clark et al. 2019, section 4.1), so that rows sum to what they summed to: one, or less where they leak. Queries
-    that may attend to nothing, which is padding, do not count unless a group has no others.
-
-    >>> import torch
-    >>> map = Attention.from_weights(torch.eye(3), tokens=["un", "able", "."])[0, 0]
-    >>> map.grouped(([0, 0, 1], [0, 0, 1])).weights()
-    tensor([[1., 0.],
-            [0., 1.]])
-
-    Attributes:
-        map: the map of the single tokens.
-        queries, keys: its axes, whose tokens are the groups. shape: (number of query groups, number of key groups).
-    """
-
-    def __init__(self, map: Map, of_query: Sequence[int], of_key: Sequence[int]) -> None:
-        self.map = map
-        self.queries, self.keys = map.queries.grouped(of_query), map.keys.grouped(of_key)
-        self._of_query = torch.tensor(numbered(of_query, map.shape[0]), device="cpu")
-        self._of_key = torch.tensor(numbered(of_key, map.shape[1]), device="cpu")
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return len(self.queries), len(self.keys)
-
-    @on_host
-    def row(self, query: int) -> Tensor:
-        """What group ``query`` attends to: float32 [key group]."""
-        return self._rows(torch.tensor([_index(query, self.shape[0], "query group", self.map.part.name)]))[0]
-
-    @on_host
-    def column(self, key: int) -> Tensor:
-        """How much each group attends to group ``key``: float32 [query group]."""
-        at = _index(key, self.shape[1], "key group", self.map.part.name)
-        return torch.cat([block[:, at] for _, block in self.blocks()])
-
-    @on_host
-    def tile(self, rows: Any, cols: Any) -> Tensor:
-        """float32 [row, col] for slices, index lists or tensors of group numbers."""
-        at = _positions(rows, self.shape[0], "rows"), _positions(cols, self.shape[1], "cols")
-        blocks = [self._rows(some)[:, at[1]] for some in row_blocks(at[0], self.shape[1])]
-        return torch.cat(blocks) if blocks else torch.empty(0, len(at[1]))
-
-    @on_host
-    def weights(self) -> Tensor:
-        """The whole map: float32 [query group, key group]. The map of the tokens is never there as a whole."""
-        return torch.cat([block for _, block in self.blocks()])
-
-    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The whole map in pieces that fit: pairs of group numbers [row] and weights [row, key group]."""
-        for rows in row_blocks(torch.arange(self.shape[0], device="cpu"), self.shape[1]):
-            yield rows, self._rows(rows)
-
-    @on_host
-    def _rows(self, groups: Tensor) -> Tensor:
-        wanted, back = groups.unique(return_inverse=True)
-        at = torch.full((self.shape[0],), -1)
-        at[wanted] = torch.arange(len(wanted))
-        total = torch.zeros(len(wanted), self.shape[1], dtype=torch.float64)
-        counted = torch.zeros(len(wanted), 1, dtype=torch.float64)
-        for rows in self.map._pieces((at[self._of_query] >= 0).nonzero()[:, 0]):
-            block = self.map._rows(rows)
-            seeing = self.map._seeing(rows, block)
-            merged = torch.zeros(len(rows), self.shape[1], dtype=torch.float64)
-            merged.scatter_add_(1, self._of_key.expand(len(rows), -1), block.double())
-            into = at[self._of_query[rows]][seeing]
-            total.index_add_(0, into, merged[seeing])
-            counted.index_add_(0, into, torch.ones(len(into), 1, dtype=torch.float64))
-        return (total / counted.clamp(min=1))[back].float()
-
-    def __repr__(self) -> str:
-        return f"<{self.map!r} in {self.shape[0]} × {self.shape[1]} groups>"
-
-
-# ── reading what the caller brought ───────────────────────────────────────────────────────────────────────────────────
+# ── reading what the caller brought ──────────────────────────────────────────────────────────────────────────────────
 
 
 def in_words(size: int) -> str:
     """A number of bytes."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
-
-
-def _index(value: int | None, size: int, what: str, where: str) -> int | None:
-    if value is None:
-        return None
-    position = operator.index(value)
-    if not -size <= position < size:
-        raise IndexError(f"There is no {what} {value} in {where}: it has {size}, 0 to {size - 1}.")
-    return position % size
-
-
-def _positions(chosen: Any, size: int, what: str) -> Tensor:
-    if isinstance(chosen, slice):
-        return torch.tensor(range(size)[chosen], dtype=torch.long)
-    given = torch.as_tensor(chosen).reshape(-1)
-    if given.dtype == torch.bool:
-        if len(given) != size:
-            raise IndexError(f"{what} is a choice of {len(given)} positions, but there are {size}.")
-        given = given.nonzero()[:, 0]
-    at = given.to(torch.long)
-    if at.numel() and (int(at.min()) < -size or int(at.max()) >= size):
-        raise IndexError(f"{what} reach from {int(at.min())} to {int(at.max())}, but there are {size}.")
-    return at % size if size else at
 
 
 def _axes(tokens: Any, queries: int, keys: int) -> tuple[Tokens, Tokens]:

@@ -20,7 +20,7 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +145,12 @@ def _array(entry: Any, payload: memoryview) -> tuple[str, NDArray[Any]]:
     return name, np.frombuffer(payload, _DTYPES[dtype], cells, offset).reshape(shape)
 
 
+def quantised(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers from −32767 to 32767, [row, d], and the step of each row. NaN and infinity stay what they are."""
+    step = values.abs().amax(1) / 32767
+    return (values / step.masked_fill(step == 0, 1.0)[:, None]).round(), step
+
+
 # ── cells: weights, and what stands where there is none ──────────────────────────────────────────────────────────────
 
 # A cell is a weight ≥ 0, NaN (the model made one), or one of two codes. They are ordered so that the largest of a group
@@ -195,3 +201,12 @@ def pool(values: Tensor, rows: int, cols: Tensor | None = None) -> Tensor:
     """[..., row, key] → [..., row / rows, bin]: the largest of ``rows`` rows each, and of the keys of each bin."""
     folded = values.reshape(*values.shape[:-2], -1, rows, values.shape[-1]).amax(-2) if rows > 1 else values
     return folded if cols is None else folded[..., cols].amax(-1)
+
+
+_AT_ONCE = 1 << 19  # weights computed at once: 2 MB, which stays in a core's cache
+
+
+def pieces_of(rows: Tensor, work: int) -> Iterator[Tensor]:
+    """``rows``, as many at once as there is to be computed at once if each takes ``work`` weights."""
+    step = max(1, _AT_ONCE // work)
+    return (rows[at : at + step] for at in range(0, len(rows), step))

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import inspect
 import operator
+import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,11 +22,13 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .attention import Attention, Layer, in_words
+from .attention import Attention, in_words
 from .check import Comparison
 from .inputs import Inputs, Text, given_to, is_encoder_decoder, unwrapped
+from .layers import Layer
 from .listen import LOOKED_FOR, Listener
 from .masks import Mask, on_host
+from .output import Heads, Output, Read, version_of
 from .parts import ROLES, Call, Kept, noun_of, parts_of, place_of, role_of, slot_of
 
 _LESS = (
@@ -75,13 +78,14 @@ def capture(
         layers: keep these only, by the model's own numbers, negative from the end.
         parts: keep these only: "encoder", "decoder", "cross", "vision", "audio".
         dtype: in which Q and K are kept; the model's own unless given. ``attention.check`` states what it changes.
-        keep_values: keep the values V too (as large as K).
+        keep_values: keep the values V too (as large as K): what the heads pass on, to see it step by step.
         pin_memory: copy from the GPU through page-locked memory: faster, and no other program can use that memory.
         progress: a bar for runs that take longer than a second, with the memory that what is kept will take.
         **forward: further keyword arguments of the model's ``forward``.
 
     Returns:
         The attention, with ``attention.check`` saying how well recomputed rows agree with the model's own output.
+        It refers to the weights of the model's output projections, which therefore stay in memory as long as it does.
 
     Raises:
         ValueError: empty text, text too long, tokenizer and model that do not match, no such layer or part.
@@ -195,6 +199,7 @@ class _Run:
     # Masks without the rows of padding, by id of the mask they were made of; that one is kept, so that its id is.
     masks: dict[int, tuple[Mask, Mask]] = field(default_factory=dict)
     size: int = 0  # bytes kept so far
+    explained: bool = False  # what could not be had of its layers
     numbers: set[int] = field(default_factory=set)  # those of ``layers`` that were there
     # By module: what was not wanted of it, in words, its role and its shape.
     unwanted: dict[str, tuple[str, str, tuple[int, ...]]] = field(default_factory=dict)
@@ -227,6 +232,11 @@ class Recorder(Listener):
         self.generated: Tensor | None = None  # bool [batch, token]: what the model wrote itself
         self.on_call: Callable[[], Any] = lambda: None
         self._runs: list[_Run] = []
+        self._outputs: dict[tuple[int, str, int], Output] = {}  # by the call whose heads they bring together
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._outputs.clear()  # ids of modules are their own no longer than that
 
     @property
     def attention(self) -> Attention:
@@ -269,6 +279,8 @@ class Recorder(Listener):
 
     def take(self, call: Call) -> Kept | None:
         run, place = self._run, place_of(call.name)
+        turned = tuple(self.turned) if call.q is not None else ()
+        self.turned.clear()
         group = (place, call.piece, call.shape)
         count = run.counts.get(group, 0)
         run.counts[group] = count + 1
@@ -297,12 +309,13 @@ class Recorder(Listener):
             mask=self._masked(run, role, call, mask, weights),
             q=self._keep(call.q),
             k=self._keep(call.k),
-            v=self._keep(call.v) if self.keep_values and call.q is not None else None,
+            v=self._keep(call.v) if self.keep_values else None,
             weights=weights,
             scale=call.scale,
             softcap=call.softcap,
             bias=bias,
             sink=None if call.sink is None else call.sink.cpu(),
+            turned=turned,
         )
         run.size += layer.nbytes
         return Kept(layer, number, stack, call.block, call.piece)
@@ -314,7 +327,30 @@ class Recorder(Listener):
             run.checks.changed.append(call.name or type(self.model).__name__)
         if call.v is not None and out is not None:
             run.checks.compare(taken.layer, call, out)
+        if out is not None and out.dim() == 4 and out.shape[0] and out.shape[2]:
+            at = len(run.kept) - 1
+            owner = id(call.module), call.block, at  # layers may share a module, and have a projection each
+            known = self._outputs.get(owner)
+            if known is not None and known.version == version_of(known.weight):
+                run.kept[-1] = _with(taken, output=known)
+            else:
+                self.waiting.append(Heads.of(at, owner, out))
         self.on_call()
+
+    def project(self, reads: Sequence[Read], name: str, weight: Tensor | None, across: bool = False) -> None:
+        kept = self._run.kept
+        for one in reads:
+            at, owner = one.heads.at, one.heads.owner
+            if weight is None:
+                self._outputs.pop(owner, None)
+                words = (
+                    f"What {name} makes of the outputs of the heads is not told by one weight of the model: there is "
+                    "an adapter beside it, or the weight is computed anew in each run."
+                )
+                kept[at] = _with(kept[at], output=None, why={"output": words})
+            else:
+                self._outputs[owner] = Output.of(name, weight, across, one)
+                kept[at] = _with(kept[at], output=self._outputs[owner])
 
     @property
     def planned(self) -> int:
@@ -327,7 +363,7 @@ class Recorder(Listener):
         Raises:
             MemoryError: there are not so many, besides what is still to come of others.
         """
-        tensors = (call.q, call.k, call.v if self.keep_values and call.q is not None else None, call.weights)
+        tensors = (call.q, call.k, call.v if self.keep_values else None, call.weights)
         sizes = [t.numel() * (self.dtype or t.dtype).itemsize for t in tensors if t is not None]
         layers = max(1, layers if self.layers is None else min(layers, len(self.layers)))
         planned = self._run.planned
@@ -396,11 +432,25 @@ class Recorder(Listener):
             notes.append(f"{names[0] or type(self.model).__name__}{more}: {words}.")
         if self.layers is not None and (missed := sorted(self.layers - run.numbers)):
             notes.append(f"layers={missed}: what ran has no layer of that number.")
+        self._explain(run)
         dropped = {name: (role, shape) for name, (_, role, shape) in run.unwanted.items()}
         context = self.tokenizer, self.texts, self.targets, self.generated, dropped
         parts = parts_of(self.model, run.kept, run.inputs, *context)
         name = type(self.model).__name__
         return Attention(parts, model=name, check=check, notes=notes, noun=noun_of(parts, run.inputs))
+
+    def _explain(self, run: _Run) -> None:
+        """Bring what was noted of positions to the host, and say what could not be had of the layers, once."""
+        if run.explained:
+            return
+        run.explained, hosted = True, dict[Any, Tensor]()
+        named = (self.model.named_parameters(), self.model.named_modules())
+        tables = [name for some in named for name, _ in some if _POSITIONS.search(name)]
+        for at, one in enumerate(run.kept):
+            layer = one.layer
+            turned = tuple(replace(each, some=each.some.cpu(), by=_once(each.by, hosted)) for each in layer.turned)
+            why = {"positions": _why_no_positions(layer.name, tables), "output": _NO_OUTPUT, **layer.why}
+            run.kept[at] = _with(one, turned=turned, why=why)
 
     def _nothing(self) -> str:
         name = type(self.model).__name__
@@ -418,6 +468,50 @@ class Recorder(Listener):
             f"nor can code compiled by a torch older than 2.6 (this is {torch.__version__}): run it uncompiled, or "
             "bring the weights yourself, Attention.from_weights(…) or Attention.from_qk(…)."
         )
+
+
+_POSITIONS = re.compile(
+    r"(?:^|\.)(?:wpe|pos|positions?|(?:\w*_)?(?:pos|position|positional)_(?:emb|enc)\w*|embed_pos\w*)(?:\.weight)?$"
+)
+_NO_OUTPUT = (
+    "No projection was seen that reads the outputs of these heads as they are: they are gated, normalised or mixed "
+    "first, dropout is on, or the weight is in a format of its own."
+)
+
+
+def _why_no_positions(layer: str, tables: Sequence[str]) -> str:
+    """In words, for a layer in which positions turn nothing and add nothing, in a model with these tables of them."""
+    # Of a model with several towers, the table of the layer's own.
+    table = max(tables, key=lambda one: _shared(one, layer), default=None)
+    if table is None:
+        return (
+            "No rotation of queries and keys by their positions was seen in this layer, nor a bias that depends on "
+            "positions alone: what it knows of positions came with the vectors that it read."
+        )
+    return (
+        f"This model adds positions to its vectors before the first layer ({table.removesuffix('.weight')}); in "
+        "the queries and keys of a head nothing tells them from the rest."
+    )
+
+
+def _shared(a: str, b: str) -> int:
+    """How many parts of their names two modules share from the start."""
+    pairs = enumerate(zip(a.split("."), b.split("."), strict=False))
+    return next((at for at, (one, other) in pairs if one != other), 0)
+
+
+def _with(one: Kept, **changes: Any) -> Kept:
+    return replace(one, layer=replace(one.layer, **changes))
+
+
+def _once(tensor: Tensor, held: dict[Any, Tensor]) -> Tensor:
+    """A copy in host memory; the same one for tensors that are the same, or hold the same numbers."""
+    key = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+    if key not in held:
+        copy = tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        alike = (one for one in held.values() if one.dtype == copy.dtype and torch.equal(one, copy))
+        held[key] = next(alike, copy)
+    return held[key]
 
 
 def _chosen_layers(model: nn.Module, layers: Collection[int] | None) -> frozenset[int] | None:

@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .attention import Check, Layer
+from .layers import Check, Layer
 from .parts import Call
 
 # Rows of each call that are recomputed and compared with what the model computed.

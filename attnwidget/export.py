@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from . import wire
-from .attention import Attention
-from .widget import AttentionWidget, Selection
+from .widget import NAMES, AttentionWidget, Selection, first_of, stepped_of
+from .wire import Shown
 
 _CODE = Path(__file__).parent / "static" / "page.js"
 
@@ -32,13 +33,17 @@ style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'no
 :root[data-theme="dark"] {{ --ground: #14171c; --ink: #e7ebf0; --soft: #9aa6b4 }}
 body {{ margin: 16px; background: var(--ground); color: var(--ink); font: 13px/1.5 system-ui, sans-serif }}
 .about {{ color: var(--soft) }}
+h1 {{ margin: 0 0 12px; font-size: 15px; font-weight: 600 }}
 </style>
 </head>
 <body>
+<main>
+<h1>{title}</h1>
 <noscript>This picture is drawn by the script that this page contains, and scripts are switched off here.</noscript>
 <div id="attention"></div>
 <script type="application/vnd.attnwidget+json">{data}</script>
 <p class="about">{about}</p>
+</main>
 <script>{code}</script>
 </body>
 </html>
@@ -46,11 +51,12 @@ body {{ margin: 16px; background: var(--ground); color: var(--ink); font: 13px/1
 
 
 def to_html(
-    attention_or_widget: Attention | AttentionWidget,
+    attention_or_widget: Shown | AttentionWidget,
     path: str | Path,
     *,
     budget: int = 1_800_000,
     title: str | None = None,
+    measures: Mapping[str, Any] | None = None,
     **traits: Any,
 ) -> Path:
     """Write one HTML file that shows an attention anywhere, without kernel and without network.
@@ -58,11 +64,14 @@ def to_html(
     It holds thumbnails of every head, and the exact numbers of as many heads as ``budget`` allows; it says how many.
 
     Args:
-        attention_or_widget: of a widget, what is selected is what the page opens with.
+        attention_or_widget: an Attention, or what :func:`~attnwidget.compare` made of two; of a widget, what is
+            selected is what the page opens with, and its measures and saved views go with it.
         path: where to write. The folder has to exist; a file of that name is replaced.
         budget: bytes for the numbers; base64 makes a third more of them in the file.
         title: of the page.
-        **traits: what the page opens with: ``layer``, ``head``, ``view`` and so on, as of a widget.
+        measures: numbers of your own for every head, as of :class:`~attnwidget.AttentionWidget`.
+        **traits: what the page opens with: ``layer``, ``head``, ``view`` and so on, as of a widget. With
+            ``view="steps"`` the vectors behind that head are stored, too: Q, K and, where they were kept, V.
 
     Returns:
         The path.
@@ -70,6 +79,7 @@ def to_html(
     Raises:
         FileNotFoundError: there is no such folder; the front end has not been built.
         TypeError, TraitError: no such option; no such part, layer, head, token or view.
+        ValueError: a budget that is none; measures of another shape.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -77,9 +87,13 @@ def to_html(
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder. Name a file in it: {target / 'attention.html'}.")
     if isinstance(attention_or_widget, AttentionWidget):
-        selection = Selection(attention_or_widget.attention, **{**attention_or_widget.state, **traits})
+        widget = attention_or_widget
+        state = {name: getattr(widget, name) for name in NAMES}
+        selection = Selection(
+            widget.attention, measures=widget.measures if measures is None else measures, **{**state, **traits}
+        )
     else:
-        selection = Selection(attention_or_widget, **traits)
+        selection = Selection(attention_or_widget, measures=measures, **traits)
     target.write_bytes(page(selection, budget, title).encode("utf-8", "replace"))
     return target
 
@@ -87,11 +101,17 @@ def to_html(
 def page(selection: Selection, budget: int, title: str | None = None) -> str:
     """The text of the page that opens with ``selection``."""
     attention = selection.attention.select(selection.sample)
-    first = (selection.part, selection.layer, selection.head, selection.reduce)
-    bundle = wire.bundle(attention, budget=budget, first=[first], standalone=True)
+    bundle = wire.bundle(
+        attention,
+        budget=budget,
+        first=first_of(selection),
+        standalone=True,
+        measures=selection._measures,
+        stepped=stepped_of(selection),
+    )
     meta = wire.unpack(bundle).meta
     made_with = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
-    data = json.dumps({"state": selection.state, "bundle": base64.b64encode(bundle).decode("ascii")})
+    data = json.dumps({"state": selection._chosen(), "bundle": base64.b64encode(bundle).decode("ascii")})
     return _PAGE.format(
         theme=selection.theme,
         schemes="light dark" if selection.theme == "auto" else selection.theme,

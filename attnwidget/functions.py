@@ -7,8 +7,9 @@ softmax until it multiplies the values. What it sees it hands to a :class:`~attn
 from __future__ import annotations
 
 import types
+import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .masks import Bias, Mask
+from .output import Read, read_by
 from .parts import Call
+from .rotary import multiplied, turned
 
 if TYPE_CHECKING:
     from .listen import Listener
@@ -45,14 +48,19 @@ class Functions(TorchFunctionMode):
         self.exponentials: list[Tensor] = []  # the latest results of exp; divided by its sums, one becomes a softmax
         # Heads of the nn.MultiheadAttention that is running: it folds them into the batch.
         self.heads: int | None = None
+        # What the latest projection of heads read, by whom, and how often others read none of those that wait.
+        self.read: tuple[weakref.ref[Tensor], list[Read]] | None = None
+        self.missed = 0
 
     def __torch_function__(
         self, function: Callable[..., Any], types_: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         # Nearly every call ends here: what stands before it is paid for hundreds of times in each run.
-        if self.listener._busy or not (self.candidates or function in _OF_INTEREST):
+        if self.listener._busy or not (function in _OF_INTEREST or self.candidates or self.listener.waiting):
             return function(*args, **kwargs)
+        if function in _MULTIPLICATIONS and (factors := multiplied(args)) is not None:
+            self.listener.attempt("", partial(self._multiplied, *factors))
         if function is F.multi_head_attention_forward:
             self.heads = args[4] if len(args) > 4 else kwargs.get("num_heads")
             try:
@@ -67,6 +75,8 @@ class Functions(TorchFunctionMode):
         if function in _PROJECTIONS:
             self.listener.projections += 1
             self.exponentials = []
+        if (self.listener.waiting or self.read is not None) and (function in _PROJECTIONS or function in _PRODUCTS):
+            self.listener.attempt("", partial(self._projected, function, args, kwargs, result))
         if function in _SOFTMAX:
             self._softmax(result, args, kwargs)
         elif function in _LOG_SOFTMAX:
@@ -83,7 +93,53 @@ class Functions(TorchFunctionMode):
 
     def forget(self) -> None:
         """Let go of what was waiting for its values."""
-        self.candidates, self.exponentials, self.logarithm = {}, [], None
+        self.candidates, self.exponentials, self.logarithm, self.read = {}, [], None, None
+
+    def _multiplied(self, x: Tensor, by: Tensor) -> None:
+        if (found := turned(x, by)) is not None:
+            self.listener.turned.append(found)
+
+    def _projected(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        """A projection ran: does it read the outputs of heads?"""
+        if function is F.linear:
+            given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+        elif function in _ADDED and len(args) == 3 and not kwargs:
+            given = dict(zip(("bias", "input", "weight"), args, strict=True))
+        elif function in _PLAIN_PRODUCTS and len(args) == 2 and args[1].dim() == 2:
+            given = {"input": args[0], "weight": args[1]}
+        else:
+            return
+        x, weight, bias = given["input"], given["weight"], given.get("bias")
+        if self.read is not None:
+            (of, reads), self.read = self.read, None
+            if of() is x:
+                # An adapter beside it: what is made of the heads is the sum of several projections.
+                self.listener.project(reads, self.listener.caller()[0], None)
+                return
+        if not any(one.rows.shape[1] <= x.shape[-1] for one in self.listener.waiting) or x.dim() < 2:
+            return
+        reads = read_by(self.listener.waiting, x)
+        if not reads:
+            self.missed += any(one.rows.shape[1] == x.shape[-1] for one in self.listener.waiting)
+            if self.missed > _PATIENCE:
+                self.listener.waiting.clear()
+                self.missed = 0
+            return
+        last = max(self.listener.waiting.index(one.heads) for one in reads)
+        del self.listener.waiting[: last + 1]
+        self.read, self.missed = (weakref.ref(x), reads), 0
+        caller, module = self.listener.caller()
+        own = iter(()) if module is None else module.named_parameters()
+        names = [name for name, one in own if one.data_ptr() == weight.data_ptr() and one.numel() == weight.numel()]
+        # A weight of the module itself has no module of its own to be named by.
+        parameter = names[0].removesuffix(".weight") if names else ""
+        name = f"{caller}.{parameter}".strip(".").removesuffix(".weight")
+        rows = (result.detach()[one.place] for one in reads)
+        made = (row if bias is None else row - bias.detach() for row in rows)
+        reads = [replace(one, made=row) for one, row in zip(reads, made, strict=True)]
+        self.listener.project(reads, name, weight if names else None, function is not F.linear)
 
     def _sdpa(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
@@ -206,6 +262,9 @@ class Functions(TorchFunctionMode):
         super().__exit__(*error)  # type: ignore[no-untyped-call]  # torch's
 
 
+_PATIENCE = 8  # projections as wide as the heads that wait: the next is theirs, as a rule
+_MULTIPLICATIONS = {torch.mul, Tensor.mul, Tensor.__mul__, Tensor.mul_}
+_ADDED = {torch.addmm, Tensor.addmm}
 _WAITING = 16  # tensors that are or were a softmax and have not met their values
 _SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax}
 # Names of functions after which weights are still weights, if no more of them: cast, cut, moved, masked, scaled; and
@@ -226,7 +285,7 @@ _PRODUCTS = {*_PLAIN_PRODUCTS, torch.einsum, torch.baddbmm, Tensor.baddbmm}
 _PROJECTIONS = {F.linear, torch.addmm, Tensor.addmm, F.conv1d, F.conv2d, F.multi_head_attention_forward}
 _OF_INTEREST = {
     F.multi_head_attention_forward, F.scaled_dot_product_attention, *_PROJECTIONS, *_SOFTMAX, *_LOG_SOFTMAX, *_EXP,
-    *_DIVISIONS,
+    *_DIVISIONS, *_MULTIPLICATIONS,
 }  # fmt: skip
 # The body of torch's own function under another name. Called as itself it would hand itself back to the mode for ever;
 # its copy does not ask whether a mode is open, and the functions it calls do.

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .picture import Picture, picture_of
+
 
 @dataclass(frozen=True)
 class Text:
@@ -39,6 +41,7 @@ class Inputs:
         keep, keep_decoded: bool [batch, token], False for padding; None where there is none.
         segments: [batch, token] which text of a pair each token belongs to, as BERT is told.
         pixels: shape of the image [batch, channel, height, width].
+        pictures: [batch] the images as they can be looked at, where each sample has one.
         grids: (frames, rows, columns) of patches of each of several images that are packed into one run.
         seconds: length of the sound.
         batch: number of texts or images.
@@ -50,6 +53,7 @@ class Inputs:
     keep_decoded: Tensor | None = None
     segments: Tensor | None = None
     pixels: tuple[int, ...] | None = None
+    pictures: tuple[Picture, ...] = ()
     grids: tuple[tuple[int, int, int], ...] = ()
     seconds: float | None = None
     batch: int = 1
@@ -81,6 +85,7 @@ class Inputs:
         if pixels is None and len(images) == 1 and "input_ids" not in given:
             pixels = images[0]  # models of timm and torchvision call it x
         first = next((given[name] for name in _MAIN if name in given), next(iter(given.values()), None))
+        batch = 1 if first is None else max(1, len(first))
         return cls(
             read=ids("input_ids"),
             decoded=ids("decoder_input_ids"),
@@ -89,10 +94,24 @@ class Inputs:
             segments=ids("token_type_ids"),
             # Several images of one text have an axis of their own.
             pixels=tuple(pixels.flatten(0, -4).shape) if pixels is not None and pixels.dim() >= 4 else None,
+            pictures=_pictures(pixels, batch),
             grids=tuple(map(tuple, packed.tolist())) if packed is not None and packed.dim() == 2 else (),
             seconds=_seconds(given, config),
-            batch=1 if first is None else max(1, len(first)),
+            batch=batch,
         )
+
+
+_MOST_PICTURES = 64  # of 200 kB each
+
+
+def _pictures(pixels: Tensor | None, batch: int) -> tuple[Picture, ...]:
+    """The images of a batch with one for each sample; none where it has others, or what is given is no image."""
+    if pixels is None or pixels.dim() < 4:
+        return ()
+    images = pixels.detach().flatten(0, -4)
+    if len(images) != batch or images.shape[1] not in (1, 3) or not images.numel() or batch > _MOST_PICTURES:
+        return ()
+    return tuple(picture_of(one.permute(1, 2, 0).float().cpu().numpy()) for one in images)
 
 
 def _seconds(given: Mapping[str, Tensor], config: Any) -> float | None:

@@ -15,8 +15,9 @@ import contextlib
 import inspect
 import sys
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -27,8 +28,11 @@ from torch import Tensor, nn
 from .functions import Functions
 from .inputs import unwrapped
 from .masks import Bias, Mask, read
+from .output import Heads, Read
 from .parts import Call, place_of
+from .rotary import Turned
 
+_MOST_TURNED = 16  # gpt_oss makes eight multiplications for the queries and keys of a layer
 LOOKED_FOR = (
     "calls through transformers' attention interface, nn.MultiheadAttention, F.scaled_dot_product_attention, and a "
     "softmax (or exp / sum) whose result multiplies values"
@@ -56,6 +60,9 @@ class Listener:
         self.last_softmax = ""  # name of the module in which the latest one ran
         self._functions: Functions | None = None
         self._open: contextlib.ExitStack | None = None
+        # Since the last attention call: what multiplied vectors by something of their positions.
+        self.turned: deque[Turned] = deque(maxlen=_MOST_TURNED)
+        self.waiting: list[Heads] = []  # outputs of heads that no projection has read yet
 
     # ── what is done with a call ──
 
@@ -66,6 +73,12 @@ class Listener:
     def add(self, taken: Any, call: Call, out: Tensor | None) -> None:
         """After it: what was taken, and the output [batch, head, query, d_v] where it can be compared with."""
         raise NotImplementedError
+
+    def project(self, reads: Sequence[Read], name: str, weight: Tensor | None, across: bool = False) -> None:
+        """The projection of that name has read the outputs of heads that were waiting for it.
+
+        Its weight is [D, feature], or [feature, D] where ``across``; None where it does not say what is made of them.
+        """
 
     def remark(self, name: str, words: str) -> None:
         """Something about the calls of a module that whoever looks at them has to know."""
@@ -108,7 +121,7 @@ class Listener:
         assert stack is not None
         stack.close()
         self._functions = None
-        for held in (self._rules, self._modules, self._blocks):
+        for held in (self._rules, self._modules, self._blocks, self.turned, self.waiting):
             held.clear()  # or they would keep the model
 
     def begin(self, given: dict[str, Any]) -> None:
@@ -120,12 +133,16 @@ class Listener:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:
             self.running = True
+            self.turned.clear()
+            self.waiting.clear()
             self.attempt("", lambda: self.begin(_named(module, args, kwargs)))
 
     def _end(self, *_: Any) -> None:
         if threading.get_ident() == self._thread:
             self.running = False
             self._rules.clear()
+            self.turned.clear()
+            self.waiting.clear()
             if self._functions is not None:
                 self._functions.forget()
             self.end()
@@ -369,5 +386,6 @@ def _rules_of_interface(
     if position is not None:
         also, numbers = listener.read(position[..., :keys], queries, keys, additive=True)
         mask = also if mask is None else mask
+        numbers = numbers and replace(numbers, positional=True)
         bias = numbers if bias is None else bias.plus(numbers, queries, keys)
     return mask, bias

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, wraps
 from typing import TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -129,6 +130,20 @@ class Mask:
         cells = (at >= self.start[b, rows, None]) & (at < self.stop[b, rows, None]) & self.keep[sample % len(self.keep)]
         return cells[None] if head is None else cells
 
+    def arrays(self) -> dict[str, Tensor]:
+        """What a block holds of the first sample and head: start [query], stop [query], keep [key].
+
+        And bits [query, key / 8], where these three do not say it all.
+        """
+        if self.dense is None:
+            stop = self.stop[0].clamp(0, self.keep.shape[1])
+            return {"start": self.start[0].clamp_min(0).minimum(stop), "stop": stop, "keep": self.keep[0].byte()}
+        allowed = self.dense[0, 0]
+        bits = torch.from_numpy(np.packbits(allowed.numpy(), axis=1, bitorder="little"))
+        start = torch.zeros(len(allowed), dtype=torch.int32)
+        keep = (self.keep[0] | allowed.any(0)).byte()
+        return {"start": start, "stop": start + allowed.shape[1], "keep": keep, "bits": bits}
+
     def columns(self, cols: Tensor) -> Mask:
         """The same mask over some of the keys, written out: a selection of columns is no interval any more."""
         queries = self.start.shape[1]
@@ -180,10 +195,12 @@ class Bias:
     Attributes:
         offsets: float32 [batch, head, query + key − 1], bias_ij = offsets[j − i + query − 1] (a Toeplitz matrix), or
         dense: float32 [batch, head, query, key].
+        positional: the model says that they stand for positions.
     """
 
     offsets: Tensor | None = None
     dense: Tensor | None = None
+    positional: bool = False
 
     @classmethod
     def of(cls, values: Tensor) -> Bias | None:
@@ -218,6 +235,33 @@ class Bias:
             return Bias(dense=self.dense[..., cols])
         assert self.offsets is not None
         return Bias(dense=self.offsets[..., cols[None, :] - torch.arange(queries)[:, None] + queries - 1])
+
+    def of_positions(self, allowed: Tensor, grid: tuple[int, int] | None = None) -> bool:
+        """Whether the numbers of the first sample and head depend on nothing but how far apart query and key are.
+
+        What is added to all scores of a query alike changes no weight, and does not count.
+
+        Args:
+            allowed: bool [query, key]; what is added elsewhere does not count either.
+            grid: rows and columns of the patches of an image that stand last: they are as far apart as they are in it.
+        """
+        if self.positional or self.offsets is not None:
+            return True
+        assert self.dense is not None
+        numbers = self.dense[0, 0]
+        across, both = numbers.diff(dim=1), allowed[:, 1:] & allowed[:, :-1]
+        both = both[:-1, :-1] & both[1:, 1:]
+        off = (across[:-1, :-1] - across[1:, 1:]).abs()[both]
+        # Some models make them in bfloat16. Numbers so large are masks.
+        most = float(numbers.abs().max())
+        if len(off) and float(off.max()) <= (most / 128 if most < 1e3 else 1e-6):
+            return True
+        if grid is None or min(len(numbers), numbers.shape[1]) < (patches := grid[0] * grid[1]):
+            return False
+        high, wide = grid
+        between = numbers[-patches:, -patches:].reshape(high, wide, high, wide)
+        down = torch.equal(between[:-1, :, :-1], between[1:, :, 1:])
+        return down and torch.equal(between[:, :-1, :, :-1], between[:, 1:, :, 1:])
 
     def plus(self, other: Bias | None, queries: int, keys: int) -> Bias:
         """The sum of two biases, in the shortest form both have."""

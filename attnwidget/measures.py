@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from .attention import Attention, Layer, Part
+from .attention import Attention
+from .layers import Layer, Part
 from .masks import on_host
 
 STATISTICS: Mapping[str, str] = {
@@ -34,16 +36,22 @@ _BLOCK = 1 << 20  # weights computed at once: 4 MB each for scores, exponentials
 
 @on_host
 def statistics(
-    attention: Attention, part: str | None = None, names: Collection[str] | None = None
+    attention: Attention,
+    part: str | None = None,
+    names: Collection[str] | None = None,
+    *,
+    queries: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Numbers that say what kind of head each is, of the text in view.
 
     Each is computed from every row and averaged over the rows; a row without any key, which is padding, does not count.
+    These are n × n numbers for each head: of a large model and a long text, some of the queries tell as much.
 
     Args:
         attention: all of it.
         part: which part; the first one unless given.
         names: some of :data:`STATISTICS`; all of them unless given.
+        queries: the rows [row] to average over; all of them unless given.
 
     Returns:
         By name, float32 [layer, head]. NaN where there is no such head, no row that counts, or NaN among the weights.
@@ -70,7 +78,7 @@ def statistics(
         if not layer.heads or not meant:
             continue
         sums = {name: torch.zeros(2, layer.heads, dtype=torch.float64) for name in meant}  # of values, of rows
-        for rows in _blocks(layer, attention.sample_in(chosen)):
+        for rows in _blocks(layer, attention.sample_in(chosen), queries):
             for name in meant:
                 values, counted = getattr(rows, name), rows.counted & (rows.follows if name == "previous" else True)
                 sums[name][0] += values.masked_fill(~counted, 0.0).sum(1, dtype=torch.float64)
@@ -82,16 +90,58 @@ def statistics(
     return found
 
 
+Measures: TypeAlias = Mapping[str, Mapping[str, Tensor]]
+"""Somebody's own numbers about heads: by part and by name, float32 [layer, head]."""
+
+
+def own(attention: Any, measures: Mapping[str, Any] | None) -> Measures:
+    """Somebody's own numbers about heads, checked: by part and by name, float32 [layer, head].
+
+    Args:
+        attention: whose heads they are about.
+        measures: by name [layer, head], of the first part; or by name and part. Whatever torch makes a tensor of.
+            NaN, or infinity, where there is no number.
+
+    Raises:
+        TypeError: no mapping; a name that is no text; no numbers. KeyError: no such part.
+        ValueError: an empty name; another shape.
+    """
+    if measures is None:
+        return {}
+    if not isinstance(measures, Mapping):
+        raise TypeError(f"measures is a {type(measures).__name__}; it must be a dict: {{name: numbers [layer, head]}}.")
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, given in measures.items():
+        if not isinstance(name, str) or not name.strip():
+            problem = TypeError if not isinstance(name, str) else ValueError
+            raise problem(f"A measure is named {name!r}; its name must be a text that says what it is.")
+        for part, values in (given if isinstance(given, Mapping) else {attention.parts[0]: given}).items():
+            of = attention.part(part)
+            try:
+                numbers = torch.as_tensor(values).detach().to("cpu", torch.float32)
+            except (TypeError, ValueError, RuntimeError):
+                raise TypeError(f"The measure {name!r} of {part} holds no numbers: {values!r}.") from None
+            expected = (len(of.layers), of.heads)
+            if numbers.shape != expected:
+                raise ValueError(
+                    f"The measure {name!r} has shape {tuple(numbers.shape)}, but {part} has {expected[0]} layers of "
+                    f"{expected[1]} heads: give one number each, [layer, head], NaN where there is none."
+                )
+            found.setdefault(part, {})[name] = numbers
+    return found
+
+
 def _means_something(name: str, part: Part) -> bool:
     same = part.queries == part.keys and not part.name.startswith("cross")
     line = part.queries.kind not in ("patch", "window")
     return (same or name not in _OF_ONE_AXIS) and (line or name not in _ALONG_A_LINE)
 
 
-def _blocks(layer: Layer, sample: int) -> Iterator[_Rows]:
-    _, heads, queries, keys = layer.shape
+def _blocks(layer: Layer, sample: int, queries: Tensor | None) -> Iterator[_Rows]:
+    _, heads, every, keys = layer.shape
     kept = layer.mask.keep[sample % len(layer.mask.keep)]
-    for at in torch.arange(queries).split(max(1, _BLOCK // (heads * keys))):
+    chosen = torch.arange(every) if queries is None else queries
+    for at in chosen.split(max(1, _BLOCK // (heads * keys))):
         p, _ = layer.block(sample % layer.shape[0], None, at)
         counted = layer.mask.allowed(sample, at).any(-1)
         if layer.weights is not None:  # stored weights have no padding but rows of zeros

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .attention import Layer, Part
 from .inputs import Inputs, Text, is_encoder_decoder
+from .layers import Layer, Part
 from .masks import Bias, Mask
-from .tokens import Tokens
+from .tokens import Tokens, pictured
 
 _CROSS = re.compile(r"cross_?att|encoder_attn|encdec")
 # What stands between an image and a text, and is neither.
@@ -176,7 +176,7 @@ def parts_of(
             axes.see(shape[0], shape[2])  # what a text that is kept may attend to, or hold in its placeholders
     parts = []
     for name, members in named.items():
-        each = axes.of(name.split()[0], members[0])
+        each = pictured(axes.of(name.split()[0], members[0]), inputs.pictures)
         layers = tuple(_layers(members, named, dropped))
         parts.append(Part(name, layers, *each[0], title=titles[name], axes=each))
     # Of a model that reads a text and an image, the text comes first; axes were made in the order in which it all ran.
@@ -211,9 +211,17 @@ def _as_heads(name: str, layers: Sequence[Layer]) -> Layer:
         held = [one for one in tensors if one is not None]
         return torch.cat(held, 1) if held else None
 
+    outputs = [one.output for one in layers]
+    first = outputs[0]
+    beside = all(
+        one is not None and first is not None and one.weight is first.weight and one.first == at * first.width
+        for at, one in enumerate(outputs)
+    )
     return replace(
         layers[0],
         name=name,
+        turned=(),
+        output=first if beside else None,
         q=together(one.q for one in layers),
         k=together(one.k for one in layers),
         v=together(one.v for one in layers),

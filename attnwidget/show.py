@@ -11,6 +11,7 @@ from traitlets import TraitError
 
 from .attention import Attention
 from .capture import capture
+from .compare import Difference
 from .generation import capture_generation
 from .inputs import unwrapped
 from .widget import NAMES, AttentionWidget
@@ -20,11 +21,13 @@ def show(text_or_attention: Any, model: Any = None, tokenizer: Any = None, **opt
     """Run a model on a text and show what it attends to.
 
     Args:
-        text_or_attention: a text, or whatever else the model takes; or an Attention that is there already.
+        text_or_attention: a text, or whatever else the model takes; or an Attention that is there already, or what
+            :func:`~attnwidget.compare` made of two.
         model: any ``torch.nn.Module``; without one, the small language model that comes with attnwidget.
         tokenizer: the model's.
         **options: of :func:`~attnwidget.capture` (``target``, ``layers`` …), of the model's ``forward``, and of
-            :class:`~attnwidget.AttentionWidget` (``layer``, ``head``, ``view``, ``budget`` …).
+            :class:`~attnwidget.AttentionWidget` (``layer``, ``head``, ``view``, ``budget``, ``measures`` …). The values
+            V are kept, for the view that goes step by step, unless ``keep_values=False``.
 
     Raises:
         TypeError: an option of neither; inputs without their model.
@@ -35,14 +38,15 @@ def show(text_or_attention: Any, model: Any = None, tokenizer: Any = None, **opt
         <AttentionWidget: <Map decoder, layer 1, head *, mean: 7 × 7> as arcs, of <Attention ...>>
     """
     of_widget = _of_widget(options)
-    if isinstance(text_or_attention, Attention):
+    if isinstance(text_or_attention, (Attention, Difference)):
         extra = [*options, *(["model"] if model is not None else []), *(["tokenizer"] if tokenizer is not None else [])]
         if extra:
             raise TypeError(f"This attention has been captured already; {', '.join(extra)} would have no effect.")
         return AttentionWidget(text_or_attention, **of_widget)
     model, tokenizer = _with_model(text_or_attention, model, tokenizer, "show")
     _refuse_unknown(options, model)
-    return AttentionWidget(capture(model, text_or_attention, tokenizer, **options), **of_widget)
+    kept = {"keep_values": True, **options}
+    return AttentionWidget(capture(model, text_or_attention, tokenizer, **kept), **of_widget)
 
 
 def show_generation(prompt: Any, model: Any = None, tokenizer: Any = None, **options: Any) -> AttentionWidget:
@@ -84,11 +88,12 @@ def show_generation(prompt: Any, model: Any = None, tokenizer: Any = None, **opt
                 _display(widget)
                 widget._shown_in = shell.execution_count
         else:
-            widget.attention = attention
+            widget._replace(attention, of_widget.get("measures"))
         if told is not None:
             told(attention)
 
-    capture_generation(model, prompt, tokenizer, on_step=on_step, **options)
+    kept = {"keep_values": True, **options}
+    capture_generation(model, prompt, tokenizer, on_step=on_step, **kept)
     assert widget is not None  # the end, if nothing else, has been a step
     for name, value in later.items():
         try:
@@ -125,7 +130,7 @@ def _display(widget: AttentionWidget) -> None:
 
 def _of_widget(options: dict[str, Any]) -> dict[str, Any]:
     """Takes out of ``options`` those that are the widget's."""
-    return {name: options.pop(name) for name in ("budget", *NAMES) if name in options}
+    return {name: options.pop(name) for name in ("budget", "measures", *NAMES) if name in options}
 
 
 def _with_model(inputs: Any, model: Any, tokenizer: Any, verb: str) -> tuple[Any, Any]:
@@ -149,5 +154,5 @@ def _refuse_unknown(options: dict[str, Any], model: Any) -> None:
     forward = inspect.signature(unwrapped(model).forward).parameters if hasattr(model, "forward") else {}
     unknown = sorted(options.keys() - {*of_capture, *forward})
     if unknown:
-        known = ", ".join([*of_capture, "budget", *NAMES])
+        known = ", ".join([*of_capture, "budget", "measures", *NAMES])
         raise TypeError(f"There is no option {', '.join(unknown)}. There are {known}, and the model's own.")

@@ -11,10 +11,11 @@ import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from .picture import Picture, picture_of
 from .vocabulary import Span, decoded, entries, placed, readable, special_ids, trimmed
 
 
@@ -37,6 +38,8 @@ class Tokens:
         segments: [n] 0 in the first text of a pair, 1 in the second, −1 for specials; None where there is one text.
         generated: [n] True where the model wrote the token itself; empty where it wrote none.
         image: [n] True for placeholders of an image inside a text; empty where there are none.
+        picture: uint8 [height, width, 3], the image itself; None where it is not known. Two axes that differ in nothing
+            else are equal.
     """
 
     labels: tuple[str, ...]
@@ -50,6 +53,7 @@ class Tokens:
     segments: tuple[int, ...] | None = None
     generated: tuple[bool, ...] = ()
     image: tuple[bool, ...] = ()
+    picture: Picture | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         n = len(self.labels)
@@ -105,6 +109,8 @@ class Tokens:
         before: int | Sequence[str] = 0,
         after: int | Sequence[str] = 0,
         registers: int | None = None,
+        *,
+        picture: Any = None,
     ) -> Tokens:
         """An image cut into rows × columns patches, with other entries in front of them or behind.
 
@@ -113,6 +119,11 @@ class Tokens:
                 first of the others is the class token and the second the distillation token.
             after: number of entries behind, or their labels.
             registers: how many of ``before`` are registers; all but the first unless given.
+            picture: the image, to be shown under its patches: [height, width, 3] or [height, width] as an array, a
+                tensor on the host or an image of PIL; numbers from 0 to 1 or to 255, others are stretched to that.
+
+        Raises:
+            ValueError: more registers than entries; a picture of another shape.
 
         >>> Tokens.patches(1, 2, before=2).labels                        # class token and one register
         ('[CLS]', '[REG 1]', '0,0', '0,1')
@@ -135,6 +146,7 @@ class Tokens:
             special=(True,) * len(before) + (False,) * len(cells) + (True,) * len(after),
             kind="patch",
             grid=(rows, columns),
+            picture=None if picture is None else picture_of(picture),
         )
 
     @classmethod
@@ -244,6 +256,25 @@ class Tokens:
             return None
         return self.image.index(True) if self.image else self.special.index(False)
 
+    @property
+    def before(self) -> tuple[str, ...] | None:
+        r"""[n] what stands in the text before each token and belongs to none; None where there is no text.
+
+        Texts read from ``before`` and the tokens in turns, as they were written. A token that itself is white space
+        shows it as signs (``⏎``), so that a line that ends in it has to be broken there.
+
+        >>> Tokens(("a", "b", "⏎", "c"), spans=((0, 1), (3, 4), (4, 5), (5, 6)), text="a\n b\nc").before
+        ('', '\n ', '', '')
+        """
+        if self.text is None or self.spans is None:
+            return None
+        found, end = [], 0
+        for start, stop in self.spans:
+            # A special token that stands nowhere in the text has nothing before it: what follows it has.
+            found.append(self.text[end:start] if stop > start else "")
+            end = max(end, stop if stop > start else end)
+        return tuple(found)
+
     def cell(self, index: int) -> tuple[int, int] | None:
         """(row, column) in the image of entry ``index``; None where it is no patch.
 
@@ -350,6 +381,29 @@ class Tokens:
     def _reading(self, index: int) -> str:
         start, stop = self.spans[index] if self.spans is not None else (0, 0)
         return self.text[start:stop] if self.text is not None and stop > start else self.labels[index]
+
+
+def pictured(axes: Sequence[tuple[Tokens, Tokens]], pictures: Sequence[Picture]) -> tuple[tuple[Tokens, Tokens], ...]:
+    """Pairs of axes of each sample, with that sample's image on those that show its patches or hold its placeholders.
+
+    Args:
+        axes: [sample] queries and keys, or one pair for all samples.
+        pictures: [sample], see :func:`~attnwidget.picture.picture_of`; none of them where they are not known.
+    """
+
+    def of(axis: Tokens, picture: Picture) -> Tokens:
+        shows = (axis.kind == "patch" and axis.grid is not None) or axis.image
+        return replace(axis, picture=picture) if shows else axis
+
+    if not pictures or len(axes) not in (1, len(pictures)):
+        return tuple(axes)
+    each = tuple(axes) * (len(pictures) // len(axes))
+    made = []
+    for (queries, keys), picture in zip(each, pictures, strict=True):
+        along = of(queries, picture)
+        made.append((along, along if keys is queries else of(keys, picture)))
+    changed = any(a is not b for pair, old in zip(made, each, strict=True) for a, b in zip(pair, old, strict=True))
+    return tuple(made) if changed else tuple(axes)
 
 
 def numbered(groups: Sequence[int], size: int) -> tuple[int, ...]:

@@ -6,11 +6,12 @@ within 0.001 or, where ``exact`` is asked for, as it is in float32. The bytes th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, TypeAlias
 
@@ -19,17 +20,38 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .attention import REDUCTIONS, Attention, Layer, Map, Part, Reduce
-from .blocks import MASKED, PADDED, Block, WireError, bins, cells, coded, ground, largest, pack, pool, specials, unpack
-from .masks import Bias, Mask, on_host
+from . import steps
+from .attention import Attention
+from .blocks import (
+    PADDED,
+    Block,
+    WireError,
+    cells,
+    coded,
+    ground,
+    largest,
+    pack,
+    pieces_of,
+    pool,
+    quantised,
+    specials,
+    unpack,
+)
+from .compare import CommonPart, Difference
+from .layers import Part
+from .maps import Map, Reduce
+from .masks import on_host
+from .measures import STATISTICS, Measures, statistics
+from .picture import smaller
+from .thumbnails import SIDES, difference_thumbs, how_many, side_for, thumbs
 from .tokens import Tokens
 
 __all__ = ["Block", "Selection", "WireError", "answer", "bundle", "map_key", "messages", "pack", "thumbs", "unpack"]
 
+Shown: TypeAlias = Attention | Difference
 Selection: TypeAlias = tuple[str, int | None, int | None, Reduce]
 """(part, layer, head, reduce); None reduces over that axis."""
 
-_BLOCK = 1 << 19  # weights computed at once: 2 MB, which stays in a core's cache
 _MOST_CELLS = 1 << 22  # a map of weights with more is pooled: 8 MB
 _MOST_WORK = 1 << 29  # weights behind a reduced map before rows are sampled: 3 s of one core, at 6 ns each
 _TOLERANCE = 1e-3  # on a weight, where nobody asked for exact numbers
@@ -60,12 +82,13 @@ def map_block(view: Map, exact: bool = False) -> bytes:
 
 def _qk(view: Map, exact: bool) -> bytes:
     """One head as Q and K: 16 bits a number with one step per row, or float32 where that is not enough."""
-    one = _one_head(view)
+    assert view.single is not None and view.head is not None
+    one = view.single.of_head(view.sample, view.head)
     assert one.q is not None and one.k is not None
     q, k, (n_q, n_k) = one.q[0, 0], one.k[0, 0], view.shape
     arrays, sent, error = {"q": q, "k": k}, one, 0.0
     if not exact:
-        (q_codes, q_step), (k_codes, k_step) = _quantise(q), _quantise(k)
+        (q_codes, q_step), (k_codes, k_step) = quantised(q), quantised(k)
         near = replace(one, q=(q_codes * q_step[:, None])[None, None], k=(k_codes * k_step[:, None])[None, None])
         rows = torch.arange(n_q) if n_q <= 64 else torch.linspace(0, n_q - 1, 64).long()
         error = float((near.block(0, 0, rows)[0] - one.block(0, 0, rows)[0]).abs().max())
@@ -75,10 +98,10 @@ def _qk(view: Map, exact: bool) -> bytes:
             error = 0.0
         else:
             sent, arrays = near, {"q": q_codes.short(), "q_step": q_step, "k": k_codes.short(), "k_step": k_step}
-    some = list(_pieces(torch.arange(n_q), n_k))
+    some = list(pieces_of(torch.arange(n_q), n_k))
     lse = torch.cat([sent.block(0, 0, rows)[1] for rows in some])
     seen = torch.cat([one.mask.allowed(0, rows, 0).any(1) for rows in some])
-    arrays |= {"lse": lse.masked_fill(~seen, -torch.inf), **_rule(one.mask, n_k)}
+    arrays |= {"lse": lse.masked_fill(~seen, -torch.inf), **one.mask.arrays()}
     if one.bias is not None and one.bias.offsets is not None:
         arrays["bias"] = one.bias.offsets[0, 0]
     if one.sink is not None:
@@ -90,55 +113,15 @@ def _qk(view: Map, exact: bool) -> bytes:
     return pack("qk", meta, {name: values.numpy() for name, values in arrays.items()})
 
 
-def _one_head(view: Map) -> Layer:
-    """The layer behind the map of one head, as a layer of that head and sample only, in float32."""
-    layer, h = view.single, view.head
-    assert layer is not None and layer.q is not None and layer.k is not None and h is not None
-    sample, mask, bias, sink = view.sample % layer.shape[0], layer.mask, layer.bias, layer.sink
-
-    def of(values: Tensor, head: int | None = None) -> Tensor:
-        chosen = values[sample % len(values)]
-        return chosen[None] if head is None else chosen[head % len(chosen)][None, None]
-
-    dense = None if mask.dense is None else of(mask.dense, h)
-    return Layer(
-        name=layer.name,
-        mask=Mask(of(mask.start), of(mask.stop), of(mask.keep), dense),
-        q=of(layer.q, h).float(),
-        k=of(layer.k, h * layer.kv_heads // layer.heads).float(),
-        scale=layer.scale,
-        softcap=layer.softcap,
-        bias=None if bias is None or bias.offsets is None else Bias(offsets=of(bias.offsets, h).float()),
-        sink=None if sink is None else of(sink, h).float(),
-    )
-
-
-def _quantise(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers from −32767 to 32767, [row, d], and the step of each row. NaN and infinity stay what they are."""
-    step = values.abs().amax(1) / 32767
-    return (values / step.masked_fill(step == 0, 1.0)[:, None]).round(), step
-
-
-def _rule(mask: Mask, keys: int) -> dict[str, Tensor]:
-    """start [query], stop [query], keep [key], and bits [query, key / 8] where these three do not say it all."""
-    if mask.dense is None:
-        stop = mask.stop[0].clamp(0, keys)
-        return {"start": mask.start[0].clamp_min(0).minimum(stop), "stop": stop, "keep": mask.keep[0].byte()}
-    allowed = mask.dense[0, 0]
-    bits = torch.from_numpy(np.packbits(allowed.numpy(), axis=1, bitorder="little"))
-    start = torch.zeros(len(allowed), dtype=torch.int32)
-    return {"start": start, "stop": start + keys, "keep": (mask.keep[0] | allowed.any(0)).byte(), "bits": bits}
-
-
 def _weights(view: Map, exact: bool = False, most: float = math.inf) -> bytes:
     """A whole map as weights; pooled, and of sampled rows only, where there would be too many of them."""
-    (n_q, n_k), heads, maps = view.shape, view.part.heads if view.head is None else 1, _maps_behind(view)
+    (n_q, n_k), heads, maps = view.shape, view.part.heads if view.head is None else 1, view.maps
     step = max(1, math.ceil(math.sqrt(n_q * n_k / min(most, _MOST_CELLS))))
     sampled = maps > 1 and n_q * n_k * maps > _MOST_WORK
     high = max(step, math.ceil(n_q * n_k * maps / _MOST_WORK)) if sampled else step
     width = 1 if sampled else high
     pieces, leaks = [], []
-    for starts in _pieces(torch.arange(0, n_q, high), n_k * heads * width):
+    for starts in pieces_of(torch.arange(0, n_q, high), n_k * heads * width):
         rows = starts + high // 2 if sampled else (starts[:, None] + torch.arange(high)).reshape(-1)
         found = _cells(view, rows.clamp_max(n_q - 1))  # where the last step is short, the last row fills it up
         leaks.append(_leak(found).reshape(-1, width).amax(1))
@@ -174,108 +157,25 @@ def _leak(found: Tensor) -> Tensor:
     return missing.masked_fill(~(found >= 0).any(1), 0.0)
 
 
-def _pieces(rows: Tensor, work: int) -> Iterator[Tensor]:
-    """``rows``, as many at once as there is to be computed at once if each takes ``work`` weights."""
-    step = max(1, _BLOCK // work)
-    return (rows[at : at + step] for at in range(0, len(rows), step))
-
-
-def _maps_behind(view: Map) -> int:
-    layers = len(view.part.layers) if view.layer is None else 1
-    return layers * (view.part.heads if view.head is None else 1)
-
-
-# ── thumbnails ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-_SIDES = (48, 40, 32, 24, 16, 12, 8)
-_MOST_THUMB_CELLS = 600_000
-_MOST_THUMB_WORK = 1 << 28  # weights behind the thumbnails of a part before rows are sampled: 2.5 s of one core
-
-
-@on_host
-def thumbs(attention: Attention, part: Part, side: int = _SIDES[0]) -> tuple[dict[str, Any], bytes]:
-    """Every head of a part, and its reductions over layers and heads, at most ``side`` × ``side`` cells each.
-
-    Returns:
-        {"rows", "cols", "sampled"} and a block of kind "thumbs".
-    """
-    n_q, n_k, layers, heads = len(part.queries), len(part.keys), len(part.layers), part.heads
-    rows, cols = min(n_q, side), min(n_k, side)
-    row_bins, col_bins = bins(n_q, rows), bins(n_k, cols) if cols < n_k else None
-    sampled = rows < n_q and layers * heads * n_q * n_k > _MOST_THUMB_WORK
-    if sampled:
-        row_bins = row_bins[:, row_bins.shape[1] // 2, None]
-    width = row_bins.shape[1]
-    single = torch.full((layers, heads, rows, cols), MASKED)
-    # [mean max min; over heads for each layer, over layers for each head, over both; row; col]
-    reduced = torch.full((len(REDUCTIONS), layers + heads + 1, rows, cols), MASKED)
-    counts = torch.zeros(layers, rows)
-    sharing = torch.tensor([sum(h < layer.heads for layer in part.layers) for h in range(heads)])
-
-    for at in _pieces(torch.arange(rows), heads * width * n_k):
-        chosen = row_bins[at].reshape(-1)
-        total, most = torch.zeros(2, heads, len(chosen), n_k)
-        least = torch.full_like(total, torch.inf)
-        anywhere = torch.full((heads, len(at), cols), PADDED)
-        for index, layer in enumerate(part.layers):
-            if not layer.heads:
-                continue
-            sample, h = attention.sample_in(part) % layer.shape[0], layer.heads
-            allowed = layer.mask.allowed(sample, chosen)
-            floor = pool(ground(allowed, ~layer.mask.keep[sample % len(layer.mask.keep)]), width, col_bins)
-            p, _ = layer.block(sample, None, chosen)
-            pooled = pool(p, width, col_bins)
-            if bool(pooled.isnan().any()):  # a masked cell in a row of NaN must not blot out other rows
-                p = p.masked_fill(~allowed, 0.0)
-                pooled = pool(p, width, col_bins)
-            single[index, :h, at] = cells(floor, pooled)
-            over_heads = torch.stack([p.mean(0), p.amax(0), p.amin(0)])
-            reduced[:, index, at] = cells(floor.amax(0), pool(over_heads, width, col_bins))
-            counts[index, at] = _mean_of_bins(allowed.sum(-1).float().mean(0), row_bins[at])
-            total[:h] += p
-            most[:h] = torch.maximum(most[:h], p)
-            least[:h] = torch.minimum(least[:h], p)
-            anywhere[:h] = torch.maximum(anywhere[:h], floor)
-        over_layers = torch.stack([total / sharing[:, None, None], most, least])
-        # The mean over both axes weighs every head alike, also where layers have different numbers of heads.
-        over_both = torch.stack([total.sum(0) / sharing.sum(), most.amax(0), least.amin(0)])
-        reduced[:, layers:-1, at] = cells(anywhere, pool(over_layers, width, col_bins))
-        reduced[:, -1, at] = cells(anywhere.amax(0), pool(over_both, width, col_bins))
-
-    vmax = max(1.0, largest(single))
-    maps = {"heads": single, **dict(zip(REDUCTIONS, reduced, strict=True))}
-    arrays = {name: coded(found, vmax, 250).byte().numpy() for name, found in maps.items()}
-    block = pack("thumbs", {"vmax": vmax}, {**arrays, "allowed": counts.numpy()})
-    return {"rows": rows, "cols": cols, "sampled": sampled}, block
-
-
-def _mean_of_bins(values: Tensor, which: Tensor) -> Tensor:
-    """Means of [bin · width] values over the bins [bin, width]; an entry that a bin repeats counts once."""
-    once = torch.ones(which.shape)
-    once[:, 1:] = (which.diff(dim=1) > 0).float()
-    return (values.reshape(which.shape) * once).sum(1) / once.sum(1)
-
-
-def _maps(part: Part) -> int:
-    """Thumbnails of a part: every head, and three reductions over heads, over layers and over both."""
-    layers, heads = len(part.layers), part.heads
-    return layers * heads + len(REDUCTIONS) * (layers + heads + 1)
-
-
-def _side(part: Part, room: int) -> int:
-    """The largest thumbnails of which a part has at most ``room`` cells; the smallest there are, if none."""
-    maps, n_q, n_k = _maps(part), len(part.queries), len(part.keys)
-    return next((side for side in _SIDES if maps * min(side, n_q) * min(side, n_k) <= room), _SIDES[-1])
-
-
 # ── the bundle ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+_MOST_THUMB_CELLS = 600_000
 
 
 @on_host
 def bundle(
-    attention: Attention, *, budget: int = 700_000, first: Sequence[Selection] = (), standalone: bool = False
+    attention: Shown,
+    *,
+    budget: int = 700_000,
+    first: Sequence[Selection] = (),
+    standalone: bool = False,
+    measures: Measures | None = None,
+    stepped: Sequence[tuple[str, int, int]] = (),
 ) -> bytes:
     """What must survive without a kernel: thumbnails of every head, and as many whole maps as fit.
+
+    Of a comparison it is all of that for A, the thumbnails of the difference, and the bundle of B inside it.
 
     Args:
         attention: all of it. The sample in view comes first, the others as whole bundles inside this one.
@@ -283,22 +183,34 @@ def bundle(
         first: the maps that go in before all others.
         standalone: there will be no kernel to ask for the rest. Then the maps in ``first`` are pooled where they would
             not fit, and a note says how many heads are there.
+        measures: somebody's own numbers, by part and name, [layer, head]; statistics are there where they are cheap.
+        stepped: (part, layer, head) of heads whose vectors go in, too, where there are any.
     """
     if not (isinstance(budget, Real) and budget > 0):
         raise ValueError(f"budget is {budget!r}; it must be a number of bytes above 0.")
+    wanted = _Wanted(first, standalone, measures or {}, stepped)
     others = _others(attention, budget, standalone)
     share = budget if not others else budget // (len(others) + 1) if standalone else budget // 2
-    meta, arrays = _one_bundle(attention, share, first, standalone)
+    meta, arrays = _one_bundle(attention, share, wanted)
     for other in others:
         left = (budget - share) // len(others)
-        arrays[f"sample/{other}"] = np.frombuffer(
-            pack("bundle", *_one_bundle(attention.select(other), left, first, standalone), compress=False), np.uint8
-        )
+        packed = pack("bundle", *_one_bundle(attention.select(other), left, wanted), compress=False)
+        arrays[f"sample/{other}"] = np.frombuffer(packed, np.uint8)
     if standalone and len(others) < attention.samples - 1:
         meta["notes"].append(
             f"{len(others) + 1} of {attention.samples} {attention.noun}s are stored; raise budget= for more."
         )
     return pack("bundle", meta, arrays, compress=False)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What :func:`bundle` was asked for."""
+
+    first: Sequence[Selection]
+    standalone: bool
+    measures: Measures
+    stepped: Sequence[tuple[str, int, int]]
 
 
 _LEAST_SHARE = 24_000  # bytes, of one sample: a head or two, besides its smallest thumbnails and its tokens
@@ -312,49 +224,88 @@ def samples_of(bundle: bytes) -> set[int]:
     return inside | {block.meta["samples"]["at"]}
 
 
-def _others(attention: Attention, budget: int, standalone: bool) -> list[int]:
+def _others(attention: Shown, budget: int, standalone: bool) -> list[int]:
     """The samples, besides the one in view, that have room in a bundle."""
     parts = [attention.part(name) for name in attention.parts]
-    work = sum(len(part.layers) * part.heads * len(part.queries) * len(part.keys) for part in parts)
+    work = sum(map(_work, parts))
     thumbnails = sum(
-        _maps(part) * min(_SIDES[-1], len(part.queries)) * min(_SIDES[-1], len(part.keys)) for part in parts
+        how_many(part) * min(SIDES[-1], len(part.queries)) * min(SIDES[-1], len(part.keys)) for part in parts
     )
     least = _LEAST_SHARE + thumbnails + len(pack("bundle", _meta(attention, parts), {}))
+    if isinstance(attention, Difference):
+        least, work = 3 * least, 3 * work
     room = int(budget // least if standalone else min(budget // 2 // least, _MOST_SAMPLES_WORK // work - 1))
     following = [(attention.sample + step) % attention.samples for step in range(1, attention.samples)]
     return following[: max(0, room - standalone)]
 
 
-def _one_bundle(
-    attention: Attention, budget: int, first: Sequence[Selection], standalone: bool
-) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+def _work(part: Part | CommonPart) -> int:
+    """Weights of all heads of a part."""
+    return len(part.layers) * part.heads * len(part.queries) * len(part.keys)
+
+
+def _one_bundle(attention: Shown, budget: int, wanted: _Wanted) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """What a bundle says of the sample in view, and its blocks."""
+    if isinstance(attention, Difference):
+        return _bundle_of_both(attention, budget, wanted)
     parts = [attention.part(name) for name in attention.parts]
     meta = _meta(attention, parts)
+    _put_measures(meta, attention, parts, wanted)
     shelf = _Shelf(budget - len(pack("bundle", meta, {})) - 256)  # for the note, and the sizes of thumbnails
     for part, info in sorted(zip(parts, meta["parts"], strict=True), key=lambda one: len(one[0].layers) * one[0].heads):
-        info["thumb"], block = thumbs(attention, part, _side(part, min(_MOST_THUMB_CELLS, shelf.left)))
+        info["thumb"], block = thumbs(attention, part, side_for(part, min(_MOST_THUMB_CELLS, shelf.left)))
         shelf.put(f"thumbs/{part.name}", block, always=True)
 
     pooled = set()
-    for name, layer, head, reduce in first:
+    for done, (name, layer, head, reduce) in enumerate(wanted.first):
         view = attention.map(layer, head, part=name, reduce=reduce)
-        if not shelf.put_map(view) and standalone:
+        share = shelf.left // (len(wanted.first) - done) if wanted.standalone else shelf.left
+        if not shelf.put_map(view, share) and wanted.standalone:
             # At two bytes a cell this fits, unless there is hardly any room: then the budget is overdrawn by 8 kB.
-            shelf.put(_key(view), _weights(view, most=max(1 << 12, shelf.left // 2)), always=True)
+            least = max(1 << 6, (1 << 12) // len(wanted.first))
+            shelf.put(_key(view), _weights(view, most=max(least, share // 2)), always=True)
             pooled.add(_key(view))
+    for at in wanted.stepped:
+        with contextlib.suppress(LookupError, ValueError):  # asked for, it is answered with the reason
+            shelf.put("steps/{}/{}/{}".format(*at), steps.block(attention, *at), always=wanted.standalone)
+    shelf.put_pictures(meta, _axes(parts))
     for view in _means(attention, parts[0], shelf.left):
-        shelf.put_map(view)
+        shelf.put_map(view, shelf.left)
     for part in parts:
         for view in _heads(attention, part):
-            if not shelf.put_map(view):
+            if not shelf.put_map(view, shelf.left):
                 break
-    if standalone:
+    if wanted.standalone:
         heads = {_key(view) for part in parts for view in _heads(attention, part)}
         held = len(heads & shelf.arrays.keys() - pooled)
         if held < len(heads):
             meta["notes"].append(f"{held} of {len(heads)} heads are stored exactly; raise budget= for more.")
     return meta, shelf.arrays
+
+
+def _bundle_of_both(
+    difference: Difference, budget: int, wanted: _Wanted
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What a comparison is: what A is, on axes in common, what is different, and a bundle of B."""
+    parts = [difference.part(name) for name in difference.parts]
+    meta = _meta(difference, parts)
+    _put_measures(meta, difference, parts, wanted)
+    shelf = _Shelf(budget - len(pack("bundle", meta, {})) - 256)
+    for part in sorted(parts, key=lambda part: len(part.layers) * part.heads):
+        block = difference_thumbs(difference, part, side_for(part, min(_MOST_THUMB_CELLS, shelf.left // 3)))
+        shelf.put(f"thumbs/{part.name}/difference", block, always=True)
+    shelf.put_pictures(meta, _axes(parts))
+    alone, share = replace(wanted, measures={}), shelf.left // 2
+    (of_a, arrays), (of_b, others) = (_one_bundle(one, share, alone) for one in (difference.a, difference.b))
+    thumb = {part["name"]: part["thumb"] for part in of_a["parts"]}
+    for info in meta["parts"]:
+        info["thumb"] = thumb[info["name"]]
+    meta["notes"] = [
+        f"{name}: {note}" for name, inner in zip(difference.names, (of_a, of_b), strict=True) for note in inner["notes"]
+    ]
+    packed = pack("bundle", {**of_b, "samples": meta["samples"]}, others, compress=False)
+    own = {name: array for name, array in arrays.items() if not name.startswith("picture/")}
+    return meta, {**own, **shelf.arrays, "other": np.frombuffer(packed, np.uint8)}
 
 
 class _Shelf:
@@ -364,21 +315,32 @@ class _Shelf:
         self.left = left
         self.arrays: dict[str, NDArray[Any]] = {}
 
-    def put(self, name: str, block: bytes, always: bool = False) -> bool:
+    def put(self, name: str, block: bytes, always: bool = False, most: float = math.inf) -> bool:
         cost = len(block) + len(json.dumps(name)) + 80  # its entry in the header, and up to 7 bytes to a multiple of 8
-        if always or cost <= self.left:
+        if always or cost <= min(self.left, most):
             self.arrays[name] = np.frombuffer(block, np.uint8)
             self.left -= cost
         return name in self.arrays
 
-    def put_map(self, view: Map) -> bool:
-        """Whether the map is there. Where it cannot fit, it is not even computed."""
+    def put_pictures(self, meta: Mapping[str, Any], axes: Sequence[Tokens]) -> None:
+        """The images of axes, at the largest size that leaves most of the room to maps."""
+        for at, axis in enumerate(axes):
+            for side in (256, 128, 64):
+                if axis.picture is None:
+                    break
+                block = pack("picture", {}, {"rgb": smaller(axis.picture, side)})
+                if len(block) <= self.left // 3 and self.put(f"picture/{at}", block):
+                    meta["axes"][at]["picture"] = f"picture/{at}"
+                    break
+
+    def put_map(self, view: Map, room: int) -> bool:
+        """Whether the map is there, in at most ``room`` bytes. Where it cannot fit, it is not even computed."""
         (n_q, n_k), layer = view.shape, view.single
         # A reduced map has no cell that could be guessed, but those above the diagonal; a head has many that are zero.
         least = min(n_q * n_k, _MOST_CELLS) // (2 if layer is None else 4)
         if layer is not None and layer.q is not None:
             least = min(least, (n_q + n_k) * layer.q.shape[3])
-        return _key(view) in self.arrays or (least <= self.left and self.put(_key(view), map_block(view)))
+        return _key(view) in self.arrays or (least <= room and self.put(_key(view), map_block(view), most=room))
 
 
 def _key(view: Map) -> str:
@@ -401,17 +363,74 @@ def _means(attention: Attention, part: Part, left: int) -> list[Map]:
     return [attention.map(*one, part=part.name) for one in which]
 
 
-def _meta(attention: Attention, parts: Sequence[Part]) -> dict[str, Any]:
+_CHEAP_WORK = 1 << 22  # weights behind statistics that travel unasked: 0.1 s of one core
+_MOST_MEASURED = 1024  # heads of which they do: 60 kB
+_MEASURED_WORK = 1 << 26  # weights behind statistics before rows are sampled: 1 s of one core
+
+
+def _put_measures(
+    meta: Mapping[str, Any], attention: Shown, parts: Sequence[Part | CommonPart], wanted: _Wanted
+) -> None:
+    """One number per head, where it is cheap or nobody can be asked; what somebody computed himself in any case."""
+    left, heads = _CHEAP_WORK, sum(len(part.layers) * part.heads for part in parts)
+    for part, info in zip(parts, meta["parts"], strict=True):
+        left -= _work(part) * (3 if isinstance(attention, Difference) else 1)
+        wanted_here = wanted.standalone or (left >= 0 and heads <= _MOST_MEASURED)
+        found = _measured(attention, part.name) if wanted_here else {}
+        own = {name: (name, values) for name, values in wanted.measures.get(part.name, {}).items()}
+        info["measures"] = _described({**found, **own})
+
+
+def _measured(attention: Shown, part: str) -> dict[str, tuple[str, Tensor]]:
+    """By name, what it is and its values [layer, head]; of evenly spread queries only, where all would take minutes."""
+    if not isinstance(attention, Difference):
+        queries, over = _queries_of(attention.part(part))
+        found = statistics(attention, part, queries=queries)
+        return {name: (STATISTICS[name] + over, values) for name, values in found.items()}
+    a, b = attention.names
+    queries, over = _queries_of(attention.part(part))
+    change = f"mean distance between what it attends to in {a} and in {b}, from 0 to 1 (total variation){over}"
+    of_a, of_b = (_measured(one, part) for one in (attention.a, attention.b))
+    less = {name: (f"{title}: {a} − {b}", values - of_b[name][1]) for name, (title, values) in of_a.items()}
+    return {"change": (change, attention.change(part, queries=queries)), **less}
+
+
+def _queries_of(part: Part | CommonPart) -> tuple[Tensor | None, str]:
+    """The queries to average over, and how many these are, in words; None and nothing where it is all of them."""
+    every, step = len(part.queries), math.ceil(_work(part) / _MEASURED_WORK)
+    if step == 1:
+        return None, ""
+    some = torch.arange(min(step // 2, every - 1), every, step)
+    return some, f", over {len(some)} of {every} queries"
+
+
+def _described(measures: Mapping[str, tuple[str, Tensor]]) -> list[dict[str, Any]]:
+    def number(value: float) -> float | None:
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+
+    return [
+        {"name": name, "title": title, "values": [[number(value) for value in row] for row in values.tolist()]}
+        for name, (title, values) in measures.items()
+        if bool(values.isfinite().any())
+    ]
+
+
+def _axes(parts: Sequence[Part | CommonPart]) -> list[Tokens]:
     axes: list[Tokens] = []
     for axis in (axis for part in parts for axis in (part.queries, part.keys)):
         if axis not in axes:
             axes.append(axis)
-    check = attention.check
+    return axes
+
+
+def _meta(attention: Shown, parts: Sequence[Part | CommonPart]) -> dict[str, Any]:
+    axes, check = _axes(parts), attention.check
     return {
         "title": attention.model or "Attention",
         "model": attention.model,
         "versions": versions(),
         "samples": {"count": attention.samples, "at": attention.sample, "noun": attention.noun},
+        "sides": list(attention.names) if isinstance(attention, Difference) else None,
         "axes": [_axis_meta(axis) for axis in axes],
         "parts": [_part_meta(part, axes) for part in parts],
         "check": None if check is None else {
@@ -422,7 +441,11 @@ def _meta(attention: Attention, parts: Sequence[Part]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _part_meta(part: Part, axes: Sequence[Tokens]) -> dict[str, Any]:
+def _part_meta(part: Part | CommonPart, axes: Sequence[Tokens]) -> dict[str, Any]:
+    aligned = None
+    if isinstance(part, CommonPart):
+        queries, keys = part.of_queries, part.of_keys
+        aligned = {"queries_a": queries.a, "queries_b": queries.b, "keys_a": keys.a, "keys_b": keys.b}
     return {
         "name": part.name,
         "title": part.title or part.name,
@@ -436,6 +459,8 @@ def _part_meta(part: Part, axes: Sequence[Tokens]) -> dict[str, Any]:
             }
             for one in part.layers
         ],
+        "measures": [],
+        "aligned": aligned,
     }  # fmt: skip
 
 
@@ -443,6 +468,7 @@ def _axis_meta(axis: Tokens, longest: int = 10_000) -> dict[str, Any]:
     def marked(flags: Sequence[bool]) -> list[int]:
         return [i for i, flag in enumerate(flags) if flag]
 
+    before = axis.before
     return {
         "kind": axis.kind,
         "labels": [label[:longest] for label in axis.labels],
@@ -455,6 +481,9 @@ def _axis_meta(axis: Tokens, longest: int = 10_000) -> dict[str, Any]:
         "words": axis.words(),
         "sentences": axis.sentences(),
         "grid": axis.grid,
+        "first_patch": None if axis.image else axis.first_patch,
+        "picture": None,
+        "before": None if before is None else [gap[:longest] for gap in before],
     }
 
 
@@ -471,13 +500,15 @@ _MOST_COLUMN_WORK = 1 << 30  # weights behind one column of a reduced map: 6 s o
 
 
 @on_host
-def answer(attention: Attention, request: Any) -> tuple[dict[str, Any], list[bytes]]:
+def answer(attention: Shown, request: Any) -> tuple[dict[str, Any], list[bytes]]:
     """The reply to one request of the browser's, and its block in pieces of at most 4 MB. Never raises.
 
     Args:
         attention: what is asked about.
-        request: {"id", "want": "map" | "row" | "column", "sample", "part", "layer", "head", "reduce", "index",
-            "exact"}.
+        request: {"id", "want": "map" | "row" | "column" | "steps" | "measures", "sample", "part", "layer", "head",
+            "reduce", "index", "exact", "side"}; side "a" or "b" of a comparison. "steps" is what one head is computed
+            from, "measures" the statistics of a part, of a comparison those of both (of B alone where side is "b");
+            of evenly spread queries, as their titles then say, where all would take long.
 
     Returns:
         {"type": "block", "id", "chunks": number of pieces} and the pieces, or {"type": "error", "id", "message": words}
@@ -505,15 +536,31 @@ def messages(reply: Mapping[str, Any], pieces: Sequence[bytes]) -> Iterator[tupl
         yield {**reply, "chunk": at}, [piece]
 
 
-def _answer(attention: Attention, request: Mapping[str, Any]) -> bytes:
-    want, exact, part = request.get("want"), request.get("exact", False), request.get("part")
+_WANTS = ("map", "row", "column", "steps", "measures")
+
+
+def _answer(shown: Shown, request: Mapping[str, Any]) -> bytes:
+    want, exact, part, side = (request.get(name) for name in ("want", "exact", "part", "side"))
+    exact = False if "exact" not in request else exact
     _whole_number(request, "id")
-    if want not in ("map", "row", "column"):
-        raise WireError(f'want is {want!r}; it must be "map", "row" or "column".')
+    if want not in _WANTS:
+        raise WireError(f"want is {want!r}; it must be one of {', '.join(_WANTS)}.")
     if type(exact) is not bool or not isinstance(part, str):
         raise WireError(f"part is {part!r} and exact is {exact!r}; they must be a name, and true or false.")
+    if side not in (None, "a", "b"):
+        raise WireError(f"side is {side!r}; it must be a or b.")
+    if side == "b" and not isinstance(shown, Difference):
+        raise WireError("There is no side b: this is no comparison of two attentions.")
     layer, head = (None if request.get(name) is None else _whole_number(request, name) for name in ("layer", "head"))
-    attention = attention.select(_whole_number(request, "sample") if "sample" in request else attention.sample)
+    shown = shown.select(_whole_number(request, "sample") if "sample" in request else shown.sample)
+    attention = shown if isinstance(shown, Attention) else shown.b if side == "b" else shown.a
+    if want == "measures":
+        of = attention.part(part).name  # refuses a part that is not there
+        return pack("measures", {"measures": _described(_measured(attention if side == "b" else shown, of))}, {})
+    if want == "steps":
+        if layer is None or head is None:
+            raise WireError("The steps are those of one head: choose a layer and a head.")
+        return steps.block(attention, part, layer, head, exact)
     view = attention.map(layer, head, part=part, reduce=request.get("reduce", "mean"))
     if want == "map":
         return map_block(view, exact)
@@ -523,9 +570,9 @@ def _answer(attention: Attention, request: Mapping[str, Any]) -> bytes:
     if want == "row":
         found = _cells(view, torch.tensor([at]))
         return _pack_weights(view, found, _leak(found), exact, {"rows": [at, at + 1], "cols": [0, n_k], "step": [1, 1]})
-    if view.single is None and n_q * n_k * _maps_behind(view) > _MOST_COLUMN_WORK:
+    if view.single is None and n_q * n_k * view.maps > _MOST_COLUMN_WORK:
         raise WireError("A column over so many heads of so many tokens would take minutes. Choose one head.")
-    pieces = _pieces(torch.arange(n_q), n_k * (1 if view.head is not None else view.part.heads))
+    pieces = pieces_of(torch.arange(n_q), n_k * (1 if view.head is not None else view.part.heads))
     found = torch.cat([_cells(view, rows, torch.tensor([at])) for rows in pieces])
     return _pack_weights(view, found, None, exact, {"rows": [0, n_q], "cols": [at, at + 1], "step": [1, 1]})
 

@@ -308,3 +308,68 @@ def test_a_default_device_of_the_user_s_changes_nothing() -> None:
             assert torch.equal(torch.cat([block for _, block in view.blocks()], 0), expected)
     finally:
         torch.set_default_device(None)
+
+
+# ── several heads ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("reduce", ["mean", "max", "min"])
+def test_some_heads_are_reduced_cell_by_cell(reduce: Any) -> None:
+    """Oracle: their maps one by one, stacked."""
+    q, k = torch.randn(2, 3, 4, 9, 8, generator=torch.Generator().manual_seed(3))
+    attention, heads = Attention.from_qk(q, k, causal=True), [(0, 1), (2, 3), (2, 0)]
+    whole = torch.stack([attention[at].weights() for at in heads])
+    oracle = {"mean": whole.mean(0), "max": whole.amax(0), "min": whole.amin(0)}[reduce]
+    some = attention.map(heads=[*heads, (0, 1), (-1, -1)], reduce=reduce)
+    assert some.heads == tuple(heads)
+    assert (some.layer, some.head, some.single, some.maps) == (None, None, None, 3)
+    torch.testing.assert_close(some.weights(), oracle, atol=1e-6, rtol=0)
+    torch.testing.assert_close(some.column(2), oracle[:, 2], atol=1e-6, rtol=0)
+    torch.testing.assert_close(some.tile([8, 0], [1, 2]), oracle[[8, 0]][:, [1, 2]], atol=1e-6, rtol=0)
+    assert repr(some) == f"<Map attention, heads 0.1, 2.3, 2.0, {reduce}: 9 × 9>"
+
+
+def test_a_single_head_among_several_is_its_own_map() -> None:
+    attention = Attention.from_weights(torch.eye(3).expand(2, 4, 3, 3))
+    one = attention.map(heads=[(1, 2)], reduce="max")
+    assert (one.layer, one.head, one.heads, one.maps) == (1, 2, (), 1)
+    assert repr(one) == "<Map attention, layer 1, head 2: 3 × 3>"
+    assert "5.7 and 2 more" not in repr(attention.map(heads=[(i, h) for i in range(2) for h in range(4)]))
+    assert " and 2 more, mean" in repr(attention.map(heads=[(i, h) for i in range(2) for h in range(4)]))
+
+
+def test_what_one_of_several_heads_may_not_see_counts_as_nothing_there() -> None:
+    q = torch.zeros(2, 4, 2)
+    mask = torch.stack([torch.ones(4, 4).tril().bool(), torch.eye(4).bool()])
+    attention = Attention.from_qk(q, q, mask=mask)
+    some = attention.map(heads=[(0, 0), (0, 1)])
+    torch.testing.assert_close(some.row(3), torch.tensor([0.125, 0.125, 0.125, 0.625]))
+    assert some.allowed(torch.tensor([3])).tolist() == [[True] * 4]
+    assert attention.map(heads=[(0, 1)]).allowed(torch.tensor([3])).tolist() == [[False, False, False, True]]
+
+
+def test_nan_in_one_head_does_not_reach_beyond_what_it_may_see() -> None:
+    q, k = torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(4))
+    q[1, 1] = torch.nan
+    some = Attention.from_qk(q, k, causal=True).map(heads=[(0, 0), (0, 1)], reduce="max")
+    assert some.weights().isnan().tolist() == [[False] * 3, [True, True, False], [False] * 3]
+
+
+@pytest.mark.parametrize(
+    ("heads", "kind", "words"),
+    [
+        ([], ValueError, "heads is empty"),
+        ([(0,)], TypeError, r"it must be a list of pairs"),
+        ([0, 1], TypeError, "it must be a list of pairs"),
+        ("ab", TypeError, "it must be a list of pairs"),
+        ([(0, None)], TypeError, "it must be a list of pairs"),
+        ([(2, 0)], IndexError, "There is no layer 2 in attention: it has 2, 0 to 1"),
+        ([(0, 4)], IndexError, "There is no head 4 in attention, layer 0: it has 4"),
+    ],
+)
+def test_heads_that_do_not_exist_are_refused_in_words(heads: Any, kind: type[Exception], words: str) -> None:
+    attention = Attention.from_weights(torch.eye(3).expand(2, 4, 3, 3))
+    with pytest.raises(kind, match=words):
+        attention.map(heads=heads)
+    with pytest.raises(ValueError, match="not both"):
+        attention.map(1, heads=[(0, 0)])

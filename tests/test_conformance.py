@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attnwidget.attention import Layer
+from attnwidget.layers import Layer
 from conformance import inputs, oracle, report, routes, shrink, sweep, vision
 from conformance.table import ROWS, Row
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 from traitlets import TraitError
 
-from attnwidget import export, wire
+from attnwidget import __version__, export, wire
 from attnwidget.attention import Attention
+from attnwidget.compare import compare
 from attnwidget.export import to_html
 from attnwidget.widget import NAMES, AttentionWidget
 
@@ -108,10 +109,37 @@ def test_a_page_that_cannot_hold_every_head_says_how_many_it_holds(tmp_path: Pat
 def test_a_widgets_selection_is_what_its_page_opens_with(tmp_path: Path) -> None:
     widget = AttentionWidget(plain(n=120), layer=1, head=2, pinned=[3], view="heatmap", theme="dark")
     state, bundle, elements = read(to_html(widget, tmp_path / "page.html", budget=60_000, scale="log"))
-    assert state == {**widget.state, "scale": "log"}
+    assert state | {"attnwidget": __version__} == {**widget.state(), "scale": "log", "views": {}}
     assert "map/attention/1/2" in bundle.arrays
     assert ("html", {"lang": "en", "data-theme": "dark"}) in [(tag, own) for tag, own, _ in elements.found]
     assert widget.scale == "sqrt", "the widget itself stays as it is"
+
+
+def test_a_page_of_steps_holds_the_vectors_of_that_head(tmp_path: Path) -> None:
+    _, bundle, _ = read(to_html(plain(), tmp_path / "page.html", layer=1, head=2, view="steps"))
+    assert wire.unpack(bytes(bundle.arrays["steps/attention/1/2"])).kind == "steps"
+    _, bundle, _ = read(to_html(plain(), tmp_path / "page.html", layer=1, head=2))
+    assert not any(name.startswith("steps/") for name in bundle.arrays)
+
+
+def test_a_page_of_several_heads_holds_them_however_small_it_is(tmp_path: Path) -> None:
+    heads = [(0, 0), (1, 2)]
+    state, bundle, _ = read(to_html(plain(n=120), tmp_path / "page.html", budget=20_000, heads=heads))
+    assert state["heads"] == [[0, 0], [1, 2]]
+    assert {f"map/attention/{layer}/{head}" for layer, head in heads} <= bundle.arrays.keys()
+
+
+def test_a_page_of_a_comparison_holds_both_and_the_measures(tmp_path: Path) -> None:
+    compared = compare(plain(), plain(), names=("before", "after"))
+    measures = {"own": torch.ones(2, 3)}
+    state, bundle, elements = read(to_html(compared, tmp_path / "page.html", sort="own", measures=measures))
+    assert bundle.meta["sides"] == ["before", "after"]
+    assert {"thumbs/attention", "thumbs/attention/difference", "other"} <= bundle.arrays.keys()
+    names = [one["name"] for one in bundle.meta["parts"][0]["measures"]]
+    assert (names[0], names[-1], state["sort"]) == ("change", "own", "own")
+    widget = AttentionWidget(plain(), measures=measures, sort="own")
+    _, bundle, _ = read(to_html(widget, tmp_path / "page.html"))
+    assert bundle.meta["parts"][0]["measures"][-1]["name"] == "own"
 
 
 def test_tokens_are_data_and_survive(tmp_path: Path) -> None:
@@ -256,5 +284,12 @@ def test_what_goes_wrong_is_one_plain_line(
 
 def test_the_command_explains_itself_without_loading_a_model() -> None:
     done = subprocess.run([sys.executable, "-m", "attnwidget", "--help"], capture_output=True, text=True, check=True)
-    for option in ("--layer", "--head", "--view {arcs,heatmap}", "--model", "--truncate", "--budget"):
+    for option in (
+        "--layer",
+        "--head",
+        "--view {arcs,heatmap,graph,text,steps,image,table}",
+        "--model",
+        "--truncate",
+        "--budget",
+    ):
         assert option in done.stdout

@@ -33,10 +33,15 @@ def floors() -> dict[str, int]:
 # Imports go from a floor to the floors below it, and to these few neighbours.
 FLOOR = floors()
 NEIGHBOURS = {
-    "attention": {"tokens", "masks"},
-    "tokens": {"vocabulary"},
-    "parts": {"tokens", "masks", "attention", "inputs"},
+    "layers": {"tokens", "masks", "output", "rotary"},
+    "maps": {"layers", "masks", "tokens", "attention"},
+    "attention": {"layers", "maps", "masks", "tokens"},
+    "tokens": {"picture", "vocabulary"},
+    "inputs": {"picture"},
+    "parts": {"tokens", "masks", "layers", "inputs"},
     "listen": {"functions"},
+    "thumbnails": {"compare"},
+    "wire": {"compare", "measures", "steps", "thumbnails"},
     "capture": {"check", "listen"},
     "generation": {"capture"},
     "show": {"tiny"},
@@ -45,8 +50,8 @@ NEIGHBOURS = {
 
 WIDGETS = {"IPython", "anywidget", "bqplot", "ipywidgets", "traitlets"}
 PUBLIC = {
-    "Attention", "AttentionWidget", "__version__", "capture", "capture_generation", "record", "show", "show_generation",
-    "tiny", "to_html",
+    "Attention", "AttentionWidget", "__version__", "capture", "capture_generation", "compare", "record", "show",
+    "show_generation", "tiny", "to_html",
 }  # fmt: skip
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "static" not in path.parts)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import attnwidget.masks
 from attnwidget import Attention, capture, tiny
-from attnwidget.attention import Map
+from attnwidget.maps import Map
 from attnwidget.tokens import Tokens, numbered
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from attnwidget import measures
-from attnwidget.attention import Attention, Layer, Part
+from attnwidget.attention import Attention
 from attnwidget.capture import capture
+from attnwidget.layers import Layer, Part
 from attnwidget.masks import Mask
 from attnwidget.measures import STATISTICS, statistics
 from attnwidget.tokens import Tokens
@@ -157,3 +158,12 @@ def test_only_what_is_asked_for_and_nothing_unknown() -> None:
         statistics(attention, names=[])
     with pytest.raises(KeyError, match="no part 'encoder'"):
         statistics(attention, "encoder")
+
+
+def test_some_queries_may_stand_for_all() -> None:
+    """Oracle: the mean over one row at a time."""
+    model, inputs = make("llama")
+    attention, some = capture(model, inputs), torch.tensor([3, 7, 8])
+    each = [statistics(attention, queries=some[at : at + 1]) for at in range(3)]
+    for name, found in statistics(attention, queries=some).items():
+        assert float((found - sum(one[name] for one in each) / 3).abs().max()) <= 1e-6, name

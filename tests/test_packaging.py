@@ -17,8 +17,9 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-SCRIPTS = ("attnwidget/static/widget.js", "attnwidget/static/page.js")
-LIMIT = 100_000  # bytes: the script is stored and sent once per widget on the page
+WIDGET, PAGE = SCRIPTS = ("attnwidget/static/widget.js", "attnwidget/static/page.js")
+# Bytes. The widget's script is stored and sent once per widget on the page, and packed; a page carries its own once.
+LIMITS = {WIDGET: 100_000, PAGE: 260_000}
 
 
 def python(*arguments: str | Path, folder: Path, environment: dict[str, str]) -> str:
@@ -158,7 +159,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path, checkout: Pat
 def test_the_scripts_are_small(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         sizes = {name: archive.getinfo(name).file_size for name in SCRIPTS}
-    assert all(0 < size <= LIMIT for size in sizes.values()), sizes
+    assert all(0 < size <= LIMITS[name] for name, size in sizes.items()), sizes
 
 
 def test_the_wheel_installs_and_imports(wheel: Path, offline: dict[str, str], tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from torch import nn
 import attnwidget.tiny
 from attnwidget import show_generation, tiny
 from attnwidget.attention import Attention
+from attnwidget.compare import compare
 from attnwidget.show import show
 from attnwidget.widget import AttentionWidget
+from attnwidget.wire import unpack
 
 
 class Small(nn.Module):
@@ -64,12 +66,34 @@ def test_a_text_alone_is_read_by_the_model_that_comes_along(monkeypatch: pytest.
     monkeypatch.setattr(attnwidget.tiny, "decoder", lambda: (model, "tokenizer"), raising=False)
     monkeypatch.setattr(sys.modules["attnwidget.show"], "capture", capture)
     assert show("some text", layer=1).layer == 1
-    assert called == [((model, "some text", "tokenizer"), {})]
+    assert called == [((model, "some text", "tokenizer"), {"keep_values": True})]
+
+
+def test_values_are_kept_for_the_steps_unless_they_are_not_wanted() -> None:
+    widget = show("The cat saw the dog.", measures={"one": torch.ones(4, 4)}, sort="one")
+    assert widget.attention.part().layers[0].v is not None
+    assert widget.sort == "one"
+    assert show("The cat saw the dog.", keep_values=False).attention.part().layers[0].v is None
+    written = show_generation("The cat saw the", max_new_tokens=1)
+    assert written.attention.part().layers[0].v is not None
+
+
+def test_measures_stay_while_a_model_writes() -> None:
+    widget = show_generation("The cat saw the", max_new_tokens=3, measures={"one": torch.ones(4, 4)}, sort="one")
+    assert (widget.sort, list(widget.measures)) == ("one", ["one"])
+    assert unpack(widget._bundle).meta["parts"][0]["measures"][-1]["name"] == "one"
+
+
+def test_a_comparison_is_shown_as_it_is() -> None:
+    compared = compare(plain(), plain())
+    assert show(compared, sort="change").attention is compared
+    with pytest.raises(TypeError, match="captured already"):
+        show(compared, Small())
 
 
 def test_a_misspelt_option_is_named_and_never_reaches_the_model() -> None:
     with pytest.raises(
-        TypeError, match=r"no option lair\. There are target, truncate, .*budget, head, layer"
+        TypeError, match=r"no option lair\. There are target, truncate, .*budget, measures, sample, part, layer, "
     ) as problem:
         show(torch.randn(1, 5, 8), Small(), lair=1)
     assert "the model's own" in str(problem.value)
@@ -137,7 +161,7 @@ def test_in_a_notebook_it_is_displayed_with_the_first_token_and_grows(
     widget = show_generation("The cat saw the", model, tokenizer, max_new_tokens=5, on_step=on_step, **chosen)
     assert notebook.shown == [(widget, 1)]
     assert seen == [1, 2, 3, 4, 5, 5]
-    assert {name: widget.state[name] for name in chosen} == chosen
+    assert {name: widget.state()[name] for name in chosen} == chosen
 
 
 def test_it_is_not_displayed_again_as_the_result_of_its_own_cell(notebook: SimpleNamespace) -> None:

@@ -7,14 +7,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, ViTConfig, ViTModel
 
-from attnwidget import tiny
-from attnwidget.tokens import Tokens, readable
+from attnwidget import capture, tiny
+from attnwidget.inputs import Inputs
+from attnwidget.picture import picture_of, smaller
+from attnwidget.tokens import Tokens, pictured, readable
 
 CORPUS = ["the animal crossed the street because it was tired"] * 20 + ["naïve café €5 😀 שלום مرحبا 你好"]
 
@@ -615,3 +619,75 @@ def test_an_axis_refuses_marks_that_do_not_fit_it() -> None:
     with pytest.raises(ValueError, match="reach from 0 to 5, but the text has 2 characters"):
         Tokens(labels=("a",), spans=((0, 5),), text="ab")
     assert Tokens(labels=("a",), generated=(False,)) == Tokens(labels=("a",))
+
+
+# ── between the tokens, and under them ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_stands_before_the_tokens_gives_the_text_back() -> None:
+    text = "Hello  world,\n\n\tagain!"
+    spans = ((0, 0), (0, 5), (7, 12), (12, 13), (16, 21), (21, 22), (22, 22))
+    labels = ("[CLS]", "Hello", "world", ",", "again", "!", "[SEP]")
+    axis = Tokens(labels, spans=spans, text=text, special=(True, *(False,) * 5, True))
+    assert axis.before == ("", "", "  ", "", "\n\n\t", "", "")
+    assert "".join(gap + text[a:b] for gap, (a, b) in zip(axis.before or (), spans, strict=True)) == text
+    assert Tokens.named("ab").before is None
+
+
+def test_bytes_of_one_character_have_nothing_between_them() -> None:
+    axis = Tokens(("🙂₁", "🙂₂", "x"), spans=((1, 2), (1, 2), (3, 4)), text=" 🙂 x")
+    assert axis.before == (" ", "", " ")
+
+
+def test_a_picture_is_numbers_that_can_be_looked_at() -> None:
+    """Oracle: the definitions, pixel by pixel."""
+    whole = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    np.testing.assert_array_equal(picture_of(whole), whole)
+    np.testing.assert_array_equal(picture_of(whole / 255), whole)
+    wide = np.arange(30, dtype=np.uint8).reshape(2, 5, 3)
+    np.testing.assert_array_equal(picture_of(wide.transpose(2, 0, 1)), wide)
+    normalised = np.array([[-2.0, 0.0], [1.0, 3.0]])
+    np.testing.assert_array_equal(picture_of(normalised)[:, :, 1], [[0, 102], [153, 255]])
+    np.testing.assert_array_equal(picture_of(np.full((2, 2), np.nan)), 0)
+    assert picture_of(np.zeros((300, 600, 4))).shape == (128, 256, 3)
+    np.testing.assert_array_equal(smaller(whole, 2)[0, :, 0], [8, 14])  # of 7.5 and 13.5
+    for wrong in (np.zeros(3), np.zeros((2, 2, 5)), np.zeros((0, 2, 3)), [["a"]]):
+        with pytest.raises(ValueError, match="picture has shape"):
+            picture_of(wrong)
+
+
+def test_each_sample_gets_its_own_picture_where_it_has_patches() -> None:
+    seen, text = Tokens.patches(1, 2), Tokens.named("ab")
+    first, second = (np.full((1, 2, 3), value, np.uint8) for value in (1, 2))
+    made = pictured([(seen, seen)], [first, second])
+    assert [pair[0].picture is picture for pair, picture in zip(made, (first, second), strict=True)] == [True, True]
+    assert made[0][0] is made[0][1], "one axis stays one"
+    assert made[0][0] == seen
+    assert pictured([(text, text)], [first, second]) == ((text, text),)
+    assert pictured([(text, seen)], [first])[0][1].picture is first
+    assert pictured([(seen, seen)], []) == ((seen, seen),)
+    placeholders = Tokens(("a", "b"), image=(False, True))
+    assert pictured([(placeholders, placeholders)], [first])[0][0].picture is first
+    assert Tokens.window(1, 2) == pictured([(Tokens.window(1, 2),) * 2], [first])[0][0]
+    assert pictured([(Tokens.window(1, 2),) * 2], [first])[0][0].picture is None
+
+
+def test_the_images_of_a_run_are_kept_small() -> None:
+    pixels = torch.randn(2, 3, 300, 600)
+    found = Inputs.of({"pixel_values": pixels}).pictures
+    assert [(one.shape, one.dtype.name) for one in found] == [((128, 256, 3), "uint8")] * 2
+    assert all(int(one.max()) - int(one.min()) > 60 for one in found)
+    ids = torch.zeros(1, 4, dtype=torch.long)
+    assert Inputs.of({"input_ids": ids, "pixel_values": pixels}).pictures == (), "two images for one text"
+    assert len(Inputs.of({"input_ids": ids, "pixel_values": pixels[:1]}).pictures) == 1
+    assert Inputs.of({"pixel_values": torch.randn(1, 7, 8, 8)}).pictures == ()
+
+
+def test_the_images_of_a_batch_stand_on_its_axes() -> None:
+    size = {"hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 1, "image_size": 16, "patch_size": 8}
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    attention = capture(ViTModel(ViTConfig(**size)), {"pixel_values": pixels}, progress=False)
+    for sample in range(2):
+        axis = attention.select(sample).part().keys
+        assert axis.first_patch == 1
+        np.testing.assert_array_equal(axis.picture, (pixels[sample] * 255).round().byte().permute(1, 2, 0))

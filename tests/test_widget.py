@@ -6,6 +6,7 @@ The host is a stand-in: a comm that keeps what is sent, as ipywidgets tests its 
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import comm
@@ -16,7 +17,9 @@ import traitlets
 from traitlets import TraitError
 
 from attnwidget import wire
-from attnwidget.attention import Attention, Layer, Part
+from attnwidget.attention import Attention
+from attnwidget.compare import compare
+from attnwidget.layers import Layer, Part
 from attnwidget.masks import Mask
 from attnwidget.tokens import Tokens
 from attnwidget.widget import NAMES, AttentionWidget, Selection
@@ -116,8 +119,11 @@ def test_it_opens_with_the_mean_of_all_heads_and_everything_the_browser_needs() 
     opened = comm_of(widget).opened
     state = opened["data"]["state"]
     assert {name: state[name] for name in NAMES} == {
-        "sample": 0, "part": "attention", "layer": None, "head": None, "reduce": "mean", "query": None, "pinned": [],
-        "step": None, "view": "arcs", "scale": "sqrt", "threshold": 0.9, "theme": "auto",
+        "sample": 0, "part": "attention", "layer": None, "head": None, "reduce": "mean", "heads": [], "overlay": True,
+        "query": None, "pinned": [], "step": None, "view": "arcs", "arrangement": "columns", "group": "token",
+        "direction": "attends", "sinks": True, "side": "difference", "sort": "", "least": None,
+        "switches": {"scale": True, "mask": True, "positions": True, "uniform": False, "temperature": 1.0},
+        "views": {}, "scale": "sqrt", "threshold": 0.9, "theme": "auto",
     }  # fmt: skip
     assert opened["data"]["buffer_paths"] == [["_bundle"]]
     assert wire.unpack(opened["buffers"][0]).kind == "bundle"
@@ -194,7 +200,27 @@ def test_a_layer_without_attention_cannot_be_selected() -> None:
         ({"pinned": [0, 7]}, "pinned token is 7; in attention it must be from 0 to 4"),
         ({"pinned": 3}, "pinned"),
         ({"pinned": [None]}, "pinned"),
-        ({"view": "graph"}, "expected any of .'arcs', 'heatmap'."),
+        ({"view": "pie"}, "expected any of .'arcs', 'heatmap', 'graph', 'text', 'steps', 'image', 'table'."),
+        ({"heads": [(0, 0), (3, 0)]}, r"heads holds \(3, 0\): layer is 3; in attention it must be from 0 to 2\.$"),
+        ({"heads": [(0, 4)]}, r"heads holds \(0, 4\): head is 4; in layer 0 of attention it must be from 0 to 3\.$"),
+        ({"heads": [(0,)]}, "heads"),
+        ({"heads": [0, 1]}, "heads"),
+        ({"heads": [(0, True)]}, "expected an int"),
+        ({"group": "letter"}, "expected any of .'token', 'word', 'sentence'."),
+        ({"side": "c"}, "expected any of .'difference', 'a', 'b'."),
+        ({"arrangement": "circle"}, "expected any of .'columns', 'line'."),
+        ({"direction": "away"}, "expected any of .'attends', 'receives'."),
+        ({"sinks": "no"}, "expected a boolean"),
+        ({"sort": "beauty"}, "no measure 'beauty' to sort by; there are diagonal, distance, "),
+        ({"sort": "change"}, "no measure 'change'"),
+        ({"least": "most"}, "expected a float"),
+        ({"least": float("nan")}, "least is nan; it must be a number"),
+        ({"switches": {"softmax": False}}, "no switch 'softmax'; there are scale, mask, positions, uniform, temp"),
+        ({"switches": {"mask": 0}}, "The switch 'mask' is 0; it must be True or False"),
+        ({"switches": {"temperature": 0}}, "The temperature is 0; it must be a number above 0"),
+        ({"switches": {"temperature": True}}, "The temperature is True"),
+        ({"switches": True}, "switches"),
+        ({"views": {"one": 3}}, "views holds 'one': 3; it must be a dict of states by name"),
         ({"scale": "cubic"}, "expected any of .'linear', 'sqrt', 'log', 'uniform'."),
         ({"reduce": "sum"}, "expected any of .'mean', 'max', 'min'."),
         ({"theme": "pink"}, "expected any of .'auto', 'light', 'dark'."),
@@ -209,10 +235,10 @@ def test_what_does_not_exist_is_refused_in_words_at_once_and_later(options: dict
     with pytest.raises(TraitError, match=words):
         AttentionWidget(attention, **options)
     widget = AttentionWidget(attention, layer=1, head=2)
-    before = widget.state
+    before = widget.state()
     with pytest.raises(TraitError, match=words):
         set_at_once(widget, options)
-    assert widget.state == before
+    assert widget.state() == before
 
 
 def set_at_once(widget: AttentionWidget, options: dict[str, Any]) -> None:
@@ -223,7 +249,9 @@ def set_at_once(widget: AttentionWidget, options: dict[str, Any]) -> None:
 
 def test_an_unknown_option_is_named_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "bundle", None)  # before any work
-    with pytest.raises(TypeError, match=r"There is no option heda, lair\. There are budget, head, layer, part, "):
+    with pytest.raises(
+        TypeError, match=r"There is no option heda, lair\. There are budget, measures, sample, part, layer, "
+    ):
         AttentionWidget(plain(), lair=3, heda=2)
 
 
@@ -251,7 +279,8 @@ def test_what_another_part_or_layer_lacks_is_let_go() -> None:
     assert (widget.layer, widget.head) == (0, None)
     widget.layer = 1
     widget.part = "flat"
-    assert widget.state | {"part": "flat", "layer": None, "head": None, "query": None, "pinned": [1]} == widget.state
+    left = {"part": "flat", "layer": None, "head": None, "query": None, "pinned": [1]}
+    assert widget.state() | left == widget.state()
 
 
 def test_the_numbers_of_the_selection_come_back() -> None:
@@ -284,6 +313,201 @@ def test_the_budget_and_the_selection_decide_what_travels_first() -> None:
     assert widget._bundle == wire.bundle(attention, budget=50_000, first=[("attention", 2, 3, "mean")])
     with pytest.raises(ValueError, match="budget is 0"):
         AttentionWidget(attention, budget=0)
+
+
+# ── several heads, groups, sides, measures ────────────────────────────────────────────────────────────────────────────
+
+
+def test_several_heads_are_pairs_that_exist_each_once() -> None:
+    """Oracle: Attention.map."""
+    attention = plain()
+    widget = AttentionWidget(attention, heads=[[0, 1], (-1, -1), (0, 1)], reduce="max", layer=1)
+    assert widget.heads == [(0, 1), (2, 3)]
+    assert torch.equal(widget.map.weights(), attention.map(heads=[(0, 1), (2, 3)], reduce="max").weights())
+    comm_of(widget).deliver(method="update", state={"heads": [[1, 0], [1, 2]]}, buffer_paths=[])
+    assert widget.heads == [(1, 0), (1, 2)]
+    widget.heads = []
+    assert torch.equal(widget.map.weights(), attention.map(1, reduce="max").weights())
+
+
+def test_several_heads_are_let_go_where_another_part_lacks_them() -> None:
+    widget = AttentionWidget(two_parts(), heads=[(0, 0), (1, 7)])
+    widget.part = "flat"
+    assert widget.heads == [(0, 0)]
+    widget.attention = plain(heads=1)
+    assert widget.heads == [(0, 0)]
+    hybrid = AttentionWidget(plain(), heads=[(1, 0), (2, 1)])
+    hybrid.attention = batch()
+    assert hybrid.heads == [(2, 1)], "layer 1 has no attention there"
+
+
+def test_the_maps_of_several_heads_travel_first() -> None:
+    widget = AttentionWidget(plain(n=40), budget=40_000, heads=[(2, 3), (1, 2)])
+    assert {"map/attention/2/3", "map/attention/1/2"} <= wire.unpack(widget._bundle).arrays.keys()
+
+
+def words() -> Attention:
+    text = Tokens(
+        ("un", "able", "cat", "."), spans=((0, 2), (2, 6), (7, 10), (10, 11)), text="unable cat.",
+        generated=(False, False, False, True),
+    )  # fmt: skip
+    weights = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(2))
+    return Attention.from_weights(weights / weights.sum(-1, keepdim=True), text)
+
+
+def test_words_are_what_the_map_is_of() -> None:
+    """Oracle: Map.grouped."""
+    attention = words()
+    widget = AttentionWidget(attention, layer=0, head=1, group="word")
+    assert widget.map.queries.labels == ("unable", "cat", ".")
+    assert torch.equal(widget.map.weights(), attention[0, 1].grouped("word").weights())
+    widget.group = "sentence"
+    assert widget.map.shape == (1, 1)
+    widget.step = 1
+    assert widget.map.shape == (4, 4), "tokens come one by one"
+    with pytest.raises(ValueError, match="no text to find a word in"):
+        _ = AttentionWidget(plain(), group="word").map
+    assert "mean: " in repr(AttentionWidget(plain(), group="word")), "it can be printed all the same"
+
+
+def test_measures_of_ones_own_travel_and_can_be_sorted_by() -> None:
+    values = np.arange(12.0).reshape(3, 4)
+    values[1, 2] = np.nan
+    widget = AttentionWidget(plain(), measures={"induction": values}, sort="induction", least=2.5)
+    found = wire.unpack(widget._bundle).meta["parts"][0]["measures"]
+    assert found[-1] == {"name": "induction", "title": "induction", "values": [
+        [0.0, 1.0, 2.0, 3.0], [4.0, 5.0, None, 7.0], [8.0, 9.0, 10.0, 11.0],
+    ]}  # fmt: skip
+    assert found[0]["name"] == "entropy"
+    assert widget.measures["induction"]["attention"].tolist()[0] == [0, 1, 2, 3]
+    widget.attention = plain()
+    assert (widget.sort, widget.measures) == ("", {}), "they were about other heads"
+    own = AttentionWidget(two_parts(), measures={"x": {"flat": [[0.5]]}}, part="flat", sort="x")
+    own.least = 0.25
+    own.part = "deep"
+    assert (own.sort, own.least) == ("", None), "what it is about is not measured there"
+
+
+@pytest.mark.parametrize(
+    ("measures", "kind", "problem"),
+    [
+        ([1], TypeError, "measures is a list; it must be a dict"),
+        ({3: [[1]]}, TypeError, "named 3; its name must be a text"),
+        ({" ": [[1]]}, ValueError, "named ' '"),
+        ({"x": [[1.0]]}, ValueError, r"shape \(1, 1\), but attention has 3 layers of 4 heads"),
+        ({"x": "high"}, TypeError, "holds no numbers: 'high'"),
+        ({"x": {"cross": [[1]]}}, KeyError, "no part 'cross'"),
+    ],
+)
+def test_measures_that_are_none_are_refused(measures: Any, kind: type[Exception], problem: str) -> None:
+    with pytest.raises(kind, match=problem):
+        AttentionWidget(plain(), measures=measures)
+
+
+def test_a_comparison_is_shown_as_its_difference_or_a_side() -> None:
+    """Oracle: Difference.map."""
+    one, other = words(), plain(1, 2, 4)
+    compared = compare(one, other)
+    widget = AttentionWidget(compared, layer=0, head=1, sort="change")
+    assert torch.equal(widget.map.weights().nan_to_num(9), compared.map(0, 1).weights().nan_to_num(9))
+    widget.side = "b"
+    assert torch.equal(widget.map.weights().nan_to_num(9), compared.map(0, 1, side="b").weights().nan_to_num(9))
+    comm_of(widget).ask(request(1, head=1, want="row", index=3, exact=True, side="b"))
+    [(_, buffers)] = comm_of(widget).replies
+    np.testing.assert_array_equal(wire.unpack(bytes(buffers[0])).arrays["exact"][0], other[0, 1].row(3))
+    widget.attention = one
+    assert widget.sort == ""
+    assert widget.map.shape == (4, 4)
+
+
+# ── views that are kept ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_state_goes_through_json_and_comes_back() -> None:
+    widget = AttentionWidget(
+        plain(), layer=2, heads=[(0, 1), (2, 3)], pinned=[1], view="heatmap", switches={"mask": False}, theme="dark"
+    )
+    state = widget.state()
+    assert json.loads(json.dumps(state)) == state
+    assert state.keys() == {*NAMES, "attnwidget"} - {"views"}
+    other = AttentionWidget(plain())
+    other.restore(json.dumps(state))
+    assert other.state() == state
+    assert other.heads == [(0, 1), (2, 3)]
+    assert len(comm_of(other).updates) == 1, "one message"
+
+
+def test_a_view_is_kept_under_its_name() -> None:
+    widget = AttentionWidget(plain(), layer=2, view="heatmap")
+    widget.save("second")
+    widget.layer, widget.view = 0, "arcs"
+    widget.restore("second")
+    assert (widget.layer, widget.view) == (2, "heatmap")
+    assert "views" not in widget.views["second"]
+    widget.views = {**widget.views, "of the browser": {"layer": 1, "head": 3}}
+    widget.restore("of the browser")
+    assert (widget.layer, widget.head, widget.view) == (1, 3, "heatmap")
+    with pytest.raises(KeyError, match="no view 'third'; there are 'second', 'of the browser'"):
+        widget.restore("third")
+    with pytest.raises(ValueError, match="name of a view is ''"):
+        widget.save("")
+
+
+def test_what_a_state_has_and_this_attention_has_not_is_let_go_in_words() -> None:
+    widget = AttentionWidget(plain(), view="arcs")
+    state = {"layer": 7, "head": 3, "view": "heatmap", "part": "cross", "heads": [[0, 1], [9, 9]], "pinned": [0, 99]}
+    with pytest.warns(UserWarning, match="layer was 7, which is not all there") as told:
+        widget.restore({**state, "sort": "beauty", "colour": "pink", "attnwidget": "9.9"})
+    assert (widget.layer, widget.head, widget.view, widget.part) == (None, 3, "heatmap", "attention")
+    assert (widget.heads, widget.pinned, widget.sort) == ([(0, 1)], [0], "")
+    [warning] = told
+    for name in ("part", "heads", "pinned", "sort", "option 'colour'"):
+        assert name in str(warning.message)
+    assert "attnwidget" not in str(warning.message)
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        ({"layer": 1, "view": "pie"}, TraitError),
+        ({"layer": "1"}, TraitError),
+        ({"layer": 1, "threshold": 7}, TraitError),
+        ({"layer": 1, "heads": 3}, TraitError),
+        ({"layer": 1, "part": None}, TraitError),
+        ({"layer": 1, "switches": {"temperature": -1}}, TraitError),
+        ("{broken", TypeError),
+        (3, TypeError),
+        ([], TypeError),
+    ],
+)
+def test_a_state_of_a_wrong_kind_changes_nothing(state: Any, kind: type[Exception]) -> None:
+    widget = AttentionWidget(plain(), layer=0)
+    before = widget.state()
+    with pytest.raises(kind):
+        widget.restore(state)
+    assert widget.state() == before
+
+
+def test_the_code_of_a_view_makes_it_again() -> None:
+    attention = batch()
+    chosen: dict[str, Any] = {
+        "sample": 1, "layer": 2, "view": "heatmap", "pinned": [1, 3], "heads": [(0, 1), (2, 0)], "least": -0.5,
+        "step": 1, "switches": {"temperature": 2.0}, "sinks": False, "sort": "entropy",
+    }  # fmt: skip
+    widget = AttentionWidget(attention, **chosen)
+    code = widget.code()
+    again = eval(code, {"AttentionWidget": AttentionWidget, "attention": attention})
+    assert again.state() == widget.state()
+    assert AttentionWidget(attention).code() == "AttentionWidget(attention)"
+    measured = AttentionWidget(plain(), measures={"x": np.ones((3, 4))}, sort="x").code()
+    assert measured == "AttentionWidget(attention, measures=measures, sort='x')"
+
+
+def test_switches_are_completed() -> None:
+    widget = AttentionWidget(plain(), switches={"uniform": True})
+    assert widget.switches == {"scale": True, "mask": True, "positions": True, "uniform": True, "temperature": 1.0}
+    widget.switches = {"temperature": 2}
+    assert (widget.switches["uniform"], widget.switches["temperature"]) == (False, 2.0)
 
 
 # ── state that comes and goes ─────────────────────────────────────────────────────────────────────────────────────────

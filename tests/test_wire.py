@@ -15,10 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnwidget import wire
-from attnwidget.attention import Attention, Check, Layer, Part
+from attnwidget import steps, thumbnails, wire
+from attnwidget.attention import Attention
 from attnwidget.blocks import bins
+from attnwidget.compare import Difference
+from attnwidget.layers import Check, Layer, Part
 from attnwidget.masks import Mask
+from attnwidget.measures import STATISTICS, statistics
 from attnwidget.tokens import Tokens
 from attnwidget.wire import Block, WireError, pack, unpack
 from golden import make
@@ -73,7 +76,9 @@ def differences(found: Any, wanted: list[Any]) -> Any:
     return np.where(~null & np.isnan(numbers), np.where(np.isnan(found), 0.0, np.inf), off)
 
 
-def ask(attention: Attention, want: str = "map", part: str = "attention", layer: Any = 0, **fields: Any) -> Block:
+def ask(
+    attention: Attention | Difference, want: str = "map", part: str = "attention", layer: Any = 0, **fields: Any
+) -> Block:
     request = {"id": 1, "want": want, "part": part, "layer": layer, "head": 0, "reduce": "mean", **fields}
     reply, pieces = wire.answer(attention, request)
     assert reply == {"type": "block", "id": 1, "chunks": len(pieces)}, reply
@@ -158,8 +163,31 @@ def same(new: Block, old: Block) -> None:
             assert np.abs(array.astype(int) - other).max(initial=0) <= 1
 
 
+def test_maps_made_of_maps_are_what_their_golden_files_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: golden/make.py. The attentions behind the two bundles are caught as they are packed."""
+    caught: list[Any] = []
+    original = wire.bundle
+
+    def bundle(shown: Any, **options: Any) -> bytes:
+        caught.append(shown)
+        return original(shown, **options)
+
+    monkeypatch.setattr(wire, "bundle", bundle)
+    beside = [one for _, _, one in make.combined_cases(np.random.default_rng(5))]
+    for shown, wanted in zip(caught, beside, strict=True):
+        for one in wanted["combined"]:
+            options = {"side": one["side"]} if isinstance(shown, Difference) else {}
+            found = shown.map(heads=one["heads"], reduce=one["reduce"], **options)
+            cells = (found.grouped("word") if one["group"] else found).weights().numpy()
+            for row, line in zip(cells, one["rows"], strict=True):
+                # What is masked is 0 here, and what a side lacks is NaN: neither is a number to the browser.
+                null = np.array([cell is None for cell in line])
+                assert (np.isnan(row[null]) | (row[null] == 0)).all()
+                np.testing.assert_allclose(row[~null], [cell for cell in line if cell is not None], atol=1e-5)
+
+
 def test_the_golden_files_are_small() -> None:
-    assert sum(path.stat().st_size for path in GOLDEN.glob("*.*")) < 300_000
+    assert sum(path.stat().st_size for path in GOLDEN.glob("*.*") if path.suffix in (".bin", ".json")) < 300_000
 
 
 # ── the format ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -515,7 +543,7 @@ def test_bins_cut_evenly_and_miss_nothing() -> None:
 
 def test_thumbnails_of_long_texts_are_sampled_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Oracle: one exact row for each row of the thumbnail, pooled over keys. The bound is made small for the test."""
-    monkeypatch.setattr(wire, "_MOST_THUMB_WORK", 1000)
+    monkeypatch.setattr(thumbnails, "_MOST_WORK", 1000)
     attention = random(n=40)
     size, found = thumbs(attention, side=8)
     assert size["sampled"] is True
@@ -652,7 +680,7 @@ def test_nothing_is_computed_that_could_not_be_sent(monkeypatch: pytest.MonkeyPa
     packed = wire.bundle(attention, budget=len(thin) + 20_000)
     assert len(computed) <= len(maps_of(unpack(packed))) + 1
     computed.clear()
-    wire.bundle(random(n=400), budget=20_000, first=[("attention", None, None, "mean"), ("attention", 0, 0, "mean")])
+    wire.bundle(random(n=400), budget=12_000, first=[("attention", None, None, "mean"), ("attention", 0, 0, "mean")])
     assert computed == []
 
 
@@ -702,17 +730,121 @@ def test_a_bundle_describes_parts_axes_and_check() -> None:
     assert meta["check"] == {"ok": False, "max_error": None, "rows": 6, "text": "words"}
     assert len(meta["axes"]) == 2, "the words stand on three axes and are sent once"
     nothing = {"generated": [], "image": [], "segments": None, "words": None, "sentences": None, "grid": None}
+    nothing |= {"first_patch": None, "picture": None, "before": None}
     assert meta["axes"][0] | {"labels": 0} == nothing | {
         "kind": "token", "labels": 0, "raw": ["a", "\ud800", "c"], "special": [], "punctuation": [],
     }  # fmt: skip
     assert meta["samples"] == {"count": 1, "at": 0, "noun": "sample"}
-    assert (meta["axes"][1]["special"], meta["axes"][1]["grid"]) == ([0], [2, 2])
+    assert [meta["axes"][1][name] for name in ("special", "grid", "first_patch")] == [[0], [2, 2], 1]
+    assert meta["sides"] is None
     text, cross = meta["parts"]
     assert (text["queries"], text["keys"], text["causal"], text["title"]) == (0, 0, True, "text")
+    assert text["aligned"] is None
     assert text["layers"] == [{"name": "t.0", "heads": 2, "kv_heads": 2, "window": 2, "absent": None}]
     assert (cross["queries"], cross["keys"], cross["causal"], cross["title"]) == (0, 1, False, "looks")
     assert cross["thumb"] == {"rows": 3, "cols": 5, "sampled": False}
     assert meta["versions"].keys() >= {"attnwidget", "torch"}
+
+
+def test_an_axis_says_what_stands_between_its_tokens() -> None:
+    text = Tokens(("a", "b", "⏎"), spans=((0, 1), (4, 5), (5, 6)), text="a \n b\n")
+    attention = Attention.from_weights(torch.eye(3), text)
+    assert unpack(wire.bundle(attention)).meta["axes"][0]["before"] == ["", " \n ", ""]
+
+
+def test_an_image_travels_with_its_axis() -> None:
+    """Oracle: the pixels that went in; at a small size, their means."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    seen = Tokens.patches(3, 4, before=1, picture=pixels)
+    attention = Attention.from_weights(torch.eye(13), seen)
+    packed = unpack(wire.bundle(attention))
+    assert packed.meta["axes"][0]["picture"] == "picture/0"
+    picture = unpack(packed.arrays["picture/0"].tobytes())
+    assert picture.kind == "picture"
+    np.testing.assert_array_equal(picture.arrays["rgb"], pixels)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    large = Attention.from_weights(torch.eye(13), Tokens.patches(3, 4, before=1, picture=noise))
+    smaller = unpack(wire.bundle(large, budget=60_000))
+    assert unpack(smaller.arrays["picture/0"].tobytes()).arrays["rgb"].shape == (64, 64, 3)
+    none = unpack(wire.bundle(large, budget=20_000))
+    assert (none.meta["axes"][0]["picture"], "picture/0" in none.arrays) == (None, False)
+
+
+def test_placeholders_of_an_image_are_its_patches() -> None:
+    text = Tokens(tuple("abcd"), image=(False, True, True, False), grid=(1, 2), picture=np.zeros((2, 4, 3), np.uint8))
+    axis = unpack(wire.bundle(Attention.from_weights(torch.eye(4), text))).meta["axes"][0]
+    assert (axis["image"], axis["grid"], axis["first_patch"], axis["picture"]) == ([1, 2], [1, 2], None, "picture/0")
+
+
+def test_statistics_travel_where_they_are_cheap_and_are_answered_where_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: measures.statistics."""
+    attention = random()
+    found = statistics(attention)
+    listed = unpack(wire.bundle(attention)).meta["parts"][0]["measures"]
+    assert [one["name"] for one in listed] == list(found)
+    for one in listed:
+        np.testing.assert_allclose(one["values"], found[one["name"]], rtol=1e-4)
+        assert one["title"] == STATISTICS[one["name"]]
+    monkeypatch.setattr(wire, "_CHEAP_WORK", 10)
+    own = {"attention": {"mine": torch.tensor([[1.0, torch.nan, torch.inf]] * 2)}}
+    [only] = unpack(wire.bundle(attention, measures=own)).meta["parts"][0]["measures"]
+    assert only == {"name": "mine", "title": "mine", "values": [[1.0, None, None]] * 2}
+    assert len(unpack(wire.bundle(attention, standalone=True)).meta["parts"][0]["measures"]) == len(listed)
+    answered = ask(attention, "measures", layer=None, head=None)
+    assert (answered.kind, answered.meta["measures"]) == ("measures", listed)
+    replaced = {"attention": {"entropy": torch.zeros(2, 3)}}
+    assert unpack(wire.bundle(attention, measures=replaced)).meta["parts"][0]["measures"][0]["title"] == "entropy"
+
+
+def test_measures_of_what_is_large_are_those_of_some_queries_and_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a pointer that comes near the matrix would keep a kernel busy for minutes. Oracles: statistics, change."""
+    attention, queries = random(), torch.tensor([4, 12])
+    monkeypatch.setattr(wire, "_MEASURED_WORK", 300)  # of 2 · 3 · 20 · 20 weights
+    monkeypatch.setattr(wire, "_CHEAP_WORK", 10)
+    some = statistics(attention, queries=queries)
+    stored = unpack(wire.bundle(attention, standalone=True)).meta["parts"][0]["measures"]
+    for one in stored:
+        assert one["title"] == f"{STATISTICS[one['name']]}, over 2 of 20 queries"
+        np.testing.assert_allclose(one["values"], some[one["name"]], rtol=1e-4, atol=1e-7)
+    assert ask(attention, "measures", layer=None, head=None).meta["measures"] == stored
+    compared = Difference(attention, random(causal=False))
+    change, *less = ask(compared, "measures", layer=None, head=None).meta["measures"]
+    np.testing.assert_allclose(change["values"], compared.change(queries=queries), rtol=1e-4)
+    assert change["title"].endswith("over 2 of 20 queries")
+    assert less[0]["title"].endswith("over 2 of 20 queries: A − B")
+
+
+def test_many_heads_that_a_page_opens_with_share_its_room() -> None:
+    """Or the last would have none, and the page be as large as it takes."""
+    attention, first = random(heads=20, n=400), [("attention", 1, head, "mean") for head in range(20)]
+    bundle = wire.bundle(attention, budget=120_000, first=first, standalone=True)
+    assert len(bundle) <= 120_000
+    blocks = [unpack(bytes(unpack(bundle).arrays[f"map/attention/1/{head}"])) for head in range(20)]
+    sides = [block.meta["step"][0] for block in blocks]
+    assert 1 < max(sides) <= 2 * min(sides)
+
+
+def test_measures_of_very_many_heads_leave_the_room_to_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_MOST_MEASURED", 5)
+    assert unpack(wire.bundle(random())).meta["parts"][0]["measures"] == []
+    assert unpack(wire.bundle(random(), standalone=True)).meta["parts"][0]["measures"] != []
+
+
+def test_a_statistic_that_means_nothing_here_is_left_out() -> None:
+    cross = Attention.from_weights(torch.full((2, 3), 1 / 3), (["a", "b"], ["c", "d", "e"]))
+    names = {one["name"] for one in unpack(wire.bundle(cross)).meta["parts"][0]["measures"]}
+    assert names == STATISTICS.keys() - {"distance", "previous", "diagonal"}
+
+
+def test_the_steps_of_one_head_are_answered_and_stored() -> None:
+    """Oracle: steps.block."""
+    attention = random()
+    assert ask(attention, "steps", layer=1, head=2).kind == "steps"
+    assert "choose a layer and a head" in refusal(attention, want="steps", head=None)
+    assert "no head 9" in refusal(attention, want="steps", head=9)
+    packed = unpack(wire.bundle(attention, stepped=[("attention", 1, 2), ("attention", 9, 9)]))
+    assert [name for name in packed.arrays if name.startswith("steps/")] == ["steps/attention/1/2"]
+    assert packed.arrays["steps/attention/1/2"].tobytes() == steps.block(attention, "attention", 1, 2)
 
 
 def test_a_batch_is_a_bundle_with_a_bundle_for_each_other_text() -> None:

@@ -1,6 +1,6 @@
 /** What is read rather than seen: elements with roles and names, keyboard in groups, the live line, and the sentences. */
 
-import { MASKED, PADDED, strongest } from "./math.ts";
+import { isWeight, MASKED, PADDED, strongest } from "./math.ts";
 import type { PartInfo, Selection } from "./wire.ts";
 
 // ── elements ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -140,11 +140,16 @@ export function weightText(weight: number): string {
   return weight < 0.005 ? "<0.01" : weight.toFixed(2);
 }
 
+/** A difference of weights, with its sign. */
+export const deltaText = (delta: number): string => (delta > 0 ? `+${weightText(delta)}` : delta < 0 ? `−${weightText(-delta)}` : weightText(delta));
+
 const REDUCED = { mean: "mean of", max: "largest of", min: "smallest of" } as const;
 
 /** "Layer 7 · head 10", "Layer 7 · mean of 12 heads", "Mean of all 144 heads". */
-export function selectionText({ layer, head, reduce }: Omit<Selection, "part">, part: PartInfo): string {
+export function selectionText({ layer, head, reduce, heads: chosen = [] }: Omit<Selection, "part">, part: PartInfo): string {
   const over = REDUCED[reduce];
+  if (chosen.length === 1) return `Layer ${chosen[0][0]} · head ${chosen[0][1]}`;
+  if (chosen.length > 1) return `${over.charAt(0).toUpperCase()}${over.slice(1)} ${counted(chosen.length, "chosen head")}`;
   if (layer !== null && head !== null) return `Layer ${layer} · head ${head}`;
   const heads = layer === null ? part.layers.reduce((sum, one) => sum + one.heads, 0) : (part.layers.at(layer)?.heads ?? 0);
   if (layer !== null) return heads === 0 ? `Layer ${layer}` : `Layer ${layer} · ${over} ${counted(heads, "head")}`;
@@ -165,7 +170,7 @@ export interface Piece {
 }
 
 const words = (text: string): Piece => ({ kind: "words", text });
-const number = (weight: number): Piece => ({ kind: "number", text: weightText(weight) });
+const number = (weight: number, signed = false): Piece => ({ kind: "number", text: signed ? deltaText(weight) : weightText(weight) });
 
 export const plain = (pieces: readonly Piece[]): string => pieces.map(({ kind, text }) => (kind === "place" ? ` (${text})` : text)).join("");
 
@@ -196,6 +201,8 @@ export interface Spoken {
   keys: Names;
   /** Maps that hold the largest or smallest of several heads do not share out a row. */
   bound: "" | "at most " | "at least ";
+  /** Weights are those of one attention less those of another. */
+  signed?: boolean;
   /** The token that was produced at the query. */
   produced?: number;
 }
@@ -214,22 +221,23 @@ interface Mentioned {
 /** The strongest few, but none that would be named with "<0.01" unless it is the strongest. */
 function mentioned(cells: Float32Array): Mentioned {
   const { indices, rest, restCount } = strongest(cells, 1, NAMED);
-  const named = Array.from(indices).filter((j, n) => n === 0 || cells[j] >= 0.005);
+  const named = Array.from(indices).filter((j, n) => n === 0 || Math.abs(cells[j]) >= 0.005);
   const left = Array.from(indices).slice(named.length);
-  return { indices: named, rest: left.reduce((sum, j) => sum + cells[j], rest), restCount: restCount + left.length };
+  return { indices: named, rest: left.reduce((sum, j) => sum + Math.abs(cells[j]), rest), restCount: restCount + left.length };
 }
 
 /**
  * “it” routes 0.62 of its weight to “animal”, 0.14 to “street”, 0.11 to “The”, 0.13 to 9 others.
  * “sat” was produced at “cat”, which routes 0.31 of its weight to “The”, 0.69 to 2 others.
  */
-export function rowSentence(queries: readonly number[], row: Float32Array, leak: number, { queries: from, keys, bound, produced }: Spoken): Piece[] {
+export function rowSentence(queries: readonly number[], row: Float32Array, leak: number, { queries: from, keys, bound, produced, signed }: Spoken): Piece[] {
   const several = queries.length > 1;
   const one = produced === undefined ? from.of(queries[0]) : [...from.of(produced), words(" was produced at "), ...from.of(queries[0]), words(", which")];
   const subject = several ? [words(`${counted(queries.length, "pinned token")} together`)] : one;
   if (row.some(Number.isNaN)) return [...subject, words(several ? " have" : " has"), words(" weights that are not numbers (NaN).")];
   const { indices, rest, restCount } = mentioned(row);
   if (indices.length === 0) return [...subject, words(several ? " have no weights on any key." : emptyRow(row, leak))];
+  if (signed === true) return [...subject, words(`${several ? " give" : " gives"} `), ...changes(indices, row, keys, " to "), words(".")];
   const parts: Piece[][] = indices.map((j, n) => [number(row[j]), words(n === 0 ? share(several ? queries.length : 0, bound) : " to "), ...keys.of(j)]);
   if (restCount > 0 && bound === "") parts.push([number(rest), words(` to ${counted(restCount, "other")}`)]);
   if (leak > 0.0005) parts.push([number(leak), words(" leaves to the sink")]);
@@ -244,25 +252,30 @@ function share(several: number, bound: Spoken["bound"]): string {
 function emptyRow(row: Float32Array, leak: number): string {
   if (leak > 0.0005) return " gives all of its weight to the sink.";
   if (row.every((cell) => cell === PADDED)) return " is padding: it has no weights.";
-  return row.some((cell) => cell >= 0) ? " gives no weight to any key." : " may not look at any key (mask).";
+  return row.some(isWeight) ? " gives no weight to any key." : " may not look at any key (mask).";
 }
 
 /** “animal” receives 0.62 from “it”, 0.20 from “was”, 0.31 from 9 others. */
-export function columnSentence(key: number, column: Float32Array, { queries, keys, bound }: Spoken): Piece[] {
+export function columnSentence(key: number, column: Float32Array, { queries, keys, bound, signed }: Spoken): Piece[] {
   if (column.some(Number.isNaN)) return [...keys.of(key), words(" receives weights that are not numbers (NaN).")];
   const { indices, rest, restCount } = mentioned(column);
   if (indices.length === 0) return [...keys.of(key), words(column.every((cell) => cell === PADDED) ? " is padding: nothing looks at it." : " receives nothing.")];
+  if (signed === true) return [...keys.of(key), words(" receives "), ...changes(indices, column, queries, " from "), words(".")];
   const parts = indices.map((i): Piece[] => [number(column[i]), words(" from "), ...queries.of(i)]);
   if (restCount > 0 && bound === "") parts.push([number(rest), words(` from ${counted(restCount, "other")}`)]);
   return [...keys.of(key), words(` receives ${bound}`), ...listed(parts), words(".")];
 }
 
 /** it → animal 0.62, or why there is no number. */
-export function cellSentence(i: number, j: number, cell: number, { queries, keys }: Spoken): Piece[] {
+export function cellSentence(i: number, j: number, cell: number, { queries, keys, signed }: Spoken): Piece[] {
   if (cell === MASKED) return [...queries.of(i), words(" cannot attend to "), ...keys.of(j), words(" (mask)")];
   if (cell === PADDED) return [...queries.of(i), words(" → "), ...keys.of(j), words(" is padding")];
-  return [...queries.of(i), words(" → "), ...keys.of(j), words("  "), number(cell)];
+  return [...queries.of(i), words(" → "), ...keys.of(j), words("  "), number(cell, signed)];
 }
+
+/** +0.21 to “cat”, −0.10 to “dog”: what A gives more, or less, than B. */
+const changes = (indices: readonly number[], cells: Float32Array, names: Names, where: string): Piece[] =>
+  listed(indices.map((at): Piece[] => [number(cells[at], true), words(where), ...names.of(at)]));
 
 const listed = (parts: readonly Piece[][]): Piece[] => parts.flatMap((part, n) => (n === 0 ? part : [words(", "), ...part]));
 

@@ -1,8 +1,9 @@
 /** Canvas primitives: sharp surfaces, cells, hatching, edges. They know colours and numbers, not tokens or heads. */
 
-import { MASKED, PADDED } from "./math.ts";
-import type { Lut, Palette, Scale } from "./theme.ts";
-import { css, level, pixel } from "./theme.ts";
+import type { Curve } from "./layout.ts";
+import { isWeight, MASKED, PADDED } from "./math.ts";
+import type { Lut, Palette, Rgb, Scale } from "./theme.ts";
+import { css, level, pixel, ramp, signedLevel } from "./theme.ts";
 import { atEnd, listen } from "./until.ts";
 
 /** Sizes `canvas` for the screen's pixels and clears it; the context is in CSS pixels. */
@@ -63,14 +64,26 @@ export interface Paint {
   lut: Lut;
   masked: number; // pixels
   nan: number;
+  /** Cells are differences: `lut` goes from −1 to 1. */
+  signed: boolean;
+  /** The weight at the end of the ramp. */
+  most: number;
 }
 
-export const paintOf = (palette: Palette, scale: Scale, lut: Lut): Paint => ({ scale, lut, masked: pixel(palette.ground), nan: pixel(palette.accent) });
+export const paintOf = (palette: Palette, scale: Scale, signed = false, most = 1): Paint => ({
+  scale, signed, most, lut: ramp(palette, signed ? "difference" : scale), masked: pixel(palette.ground), nan: pixel(palette.accent),
+});
 
 const CLEAR = 0; // padded cells let the hatching behind them through
 
+/** Which of the 256 colours of `paint` a weight has. */
+export function shadeOf(weight: number, { scale, signed, most }: Paint, allowed: number): number {
+  if (signed) return Math.round(255 * signedLevel(weight, scale));
+  return Math.round(255 * level(scale === "uniform" ? weight : weight / most, scale, allowed)); // relative to uniform, all is as it is
+}
+
 function cellPixel(cell: number, paint: Paint, allowed: number): number {
-  if (cell >= 0) return paint.lut[Math.round(255 * level(cell, paint.scale, allowed))];
+  if (isWeight(cell)) return paint.lut[shadeOf(cell, paint, allowed)];
   return cell === MASKED ? paint.masked : cell === PADDED ? CLEAR : paint.nan;
 }
 
@@ -99,71 +112,6 @@ export class CellImage {
     }
     this.#context.putImageData(image, 0, from);
   }
-}
-
-/** Rows × cols thumbnail codes, drawn into a width × height box of `pixels` (`stride` wide) that starts at `at`. */
-export function paintThumb(
-  codes: Uint8Array, rows: number, cols: number, lutOf: (row: number) => Lut,
-  pixels: Uint32Array, stride: number, at: number, width: number, height: number,
-): void {
-  const [down, across] = [spans(rows, height), spans(cols, width)];
-  for (let y = 0; y < height; y++) {
-    const [r0, r1, fr] = down[y];
-    const lut = lutOf(r0);
-    for (let x = 0; x < width; x++) {
-      const [c0, c1, fc] = across[x];
-      let colour: number;
-      if (rows > height || cols > width) {
-        colour = lut[strongestCode(codes, cols, r0, Math.max(r1, r0 + 1), c0, Math.max(c1, c0 + 1))];
-      } else {
-        const top = blend(lut[codes[r0 * cols + c0]], lut[codes[r0 * cols + c1]], fc);
-        colour = fr === 0 ? top : blend(top, blend(lut[codes[r1 * cols + c0]], lut[codes[r1 * cols + c1]], fc), fr);
-      }
-      pixels[at + y * stride + x] = colour;
-    }
-  }
-}
-
-type Span = readonly [first: number, last: number, share: number];
-
-/**
- * Which of `n` cells lie under each of `size` pixels. With room to spare: the two cells under a pixel and the share of the
- * second. Without: the range [first, last) of cells to pool.
- */
-function spans(n: number, size: number): Span[] {
-  return Array.from({ length: size }, (_, x): Span => {
-    const [from, to] = [(x * n) / size, ((x + 1) * n) / size];
-    if (n > size) return [Math.floor(from), Math.floor(to), 0];
-    const first = Math.min(n - 1, Math.floor(from + 1e-9));
-    const last = Math.min(n - 1, Math.ceil(to - 1e-9) - 1);
-    return [first, Math.max(first, last), last > first ? (to - last) / (to - from) : 0];
-  });
-}
-
-const CODE_ORDER = 250; // largest code that is a weight; 253 NaN, 254 padded, 255 masked
-
-function strongestCode(codes: Uint8Array, cols: number, r0: number, r1: number, c0: number, c1: number): number {
-  let most = 254;
-  let weight = -1;
-  for (let r = r0; r < r1; r++) {
-    for (let c = c0; c < c1; c++) {
-      const code = codes[r * cols + c];
-      if (code <= CODE_ORDER) weight = Math.max(weight, code);
-      else if (code === 253) return code;
-      else most = Math.max(most, code);
-    }
-  }
-  return weight >= 0 ? weight : most;
-}
-
-function blend(one: number, other: number, share: number): number {
-  if (share === 0 || one === other) return one;
-  let mixed = 0;
-  for (let bit = 0; bit < 32; bit += 8) {
-    const [p, q] = [(one >>> bit) & 255, (other >>> bit) & 255];
-    mixed |= Math.round(p + (q - p) * share) << bit;
-  }
-  return mixed >>> 0;
 }
 
 /** Diagonal hatching in `colour`: for what is padding, not text. */
@@ -196,74 +144,124 @@ export function cross(context: CanvasRenderingContext2D, x: number, y: number, s
 // ── edges ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 export interface Edge {
-  /** Heights of the two ends. */
-  from: number;
-  to: number;
+  /** From its query to its key. */
+  curve: Curve;
+  /** Below 0 in differences; its size is what shows. */
   weight: number;
-  /** Ends out of sight. */
+  /** Its key is out of sight: of a hairline only the beginning is drawn. */
   away?: boolean;
 }
 
-/** Hairlines from x0 to x1, weakest first so that the strong ones lie on top. Stronger is darker, and a crowd is paler. */
-export function hairlines(context: CanvasRenderingContext2D, edges: readonly Edge[], x0: number, x1: number, palette: Palette): void {
-  const middle = (x0 + x1) / 2;
-  const crowd = Math.min(1, (120 / edges.length) ** 0.4);
+export interface Stroke {
+  colour: Rgb;
+  /** Lengths of dashes and gaps; drawn through where it is left out. */
+  dash?: readonly number[];
+  /** 0 … 1, for all edges alike. */
+  alpha?: number;
+}
+
+const STUB = 0.2; // of a hairline that ends out of sight
+const FADED = 0.3; // what is left of a hairline at its key
+
+/** Hairlines, weakest first so that the strong ones lie on top. They fade towards the key, so that their direction shows. */
+export function hairlines(context: CanvasRenderingContext2D, edges: readonly Edge[], { colour, dash = [], alpha = 1 }: Stroke): void {
   context.lineWidth = 1;
-  context.strokeStyle = css(palette.soft);
+  context.setLineDash(dash as number[]);
+  const [strong, faded, gone] = [1, FADED, 0].map((share) => css(colour, share));
   for (let n = edges.length - 1; n >= 0; n--) {
-    const { from, to, weight, away } = edges[n];
-    context.globalAlpha = crowd * hairlineAlpha(weight) * (away === true ? 0.4 : 1);
+    const { curve, weight, away } = edges[n];
+    const [x0, y0, x1, y1, x2, y2, x3, y3] = away === true ? start(curve, STUB) : curve;
+    const fade = context.createLinearGradient(x0, y0, x3, y3);
+    fade.addColorStop(0, strong);
+    fade.addColorStop(1, away === true ? gone : faded);
+    context.strokeStyle = fade;
+    context.globalAlpha = alpha * hairlineAlpha(weight);
     context.beginPath();
-    context.moveTo(x0, from);
-    context.bezierCurveTo(middle, from, middle, to, x1, to);
+    context.moveTo(x0, y0);
+    context.bezierCurveTo(x1, y1, x2, y2, x3, y3);
     context.stroke();
   }
   context.globalAlpha = 1;
+  context.setLineDash([]);
 }
 
-const hairlineAlpha = (weight: number): number => 0.1 + 0.42 * Math.sqrt(Math.min(1, weight));
+/** How pale each of `count` hairlines is, so that a crowd is no blot. */
+export const crowd = (count: number): number => Math.min(1, (120 / Math.max(1, count)) ** 0.4);
+
+const hairlineAlpha = (weight: number): number => 0.16 + 0.6 * Math.sqrt(Math.min(1, Math.abs(weight)));
+
+/** The first `share` of a curve (de Casteljau). */
+export function start([x0, y0, x1, y1, x2, y2, x3, y3]: Curve, share: number): Curve {
+  const between = (p: number, q: number): number => p + (q - p) * share;
+  const one = (a: number, b: number, c: number, d: number): [number, number, number] => {
+    const [ab, bc, cd] = [between(a, b), between(b, c), between(c, d)];
+    return [ab, between(ab, bc), between(between(ab, bc), between(bc, cd))];
+  };
+  const [[ax, bx, cx], [ay, by, cy]] = [one(x0, x1, x2, x3), one(y0, y1, y2, y3)];
+  return [x0, y0, ax, ay, bx, by, cx, cy];
+}
 
 const WIDEST = 7.5; // pixels at the query end of an edge that carries everything
+const NARROW = 0.38; // width at the key, as a share of the width at the query
+const DASH = [9, 5] as const;
 
-/** Edges as tapers, wide at the query and narrow at the key, so that their direction shows without colour. */
-export function tapers(context: CanvasRenderingContext2D, edges: readonly Edge[], x0: number, x1: number, colour: string, alpha = 1): void {
-  context.fillStyle = context.strokeStyle = colour;
+/** Edges as tapers, wide at the query and narrow at the key, so that their direction shows without colour; dashed where there is a `dash`. */
+export function tapers(context: CanvasRenderingContext2D, edges: readonly Edge[], { colour, dash, alpha = 1 }: Stroke, widest = WIDEST): void {
+  context.fillStyle = context.strokeStyle = css(colour);
+  context.lineWidth = 1;
   for (let n = edges.length - 1; n >= 0; n--) {
-    const { from, to, weight } = edges[n];
-    const root = Math.sqrt(Math.min(1, weight));
+    const { curve, weight } = edges[n];
+    const root = Math.sqrt(Math.min(1, Math.abs(weight)));
     context.globalAlpha = alpha * (0.3 + 0.65 * root);
     context.beginPath();
     if (root < 0.12) {
-      const middle = (x0 + x1) / 2;
-      context.lineWidth = 1;
-      context.moveTo(x0, from);
-      context.bezierCurveTo(middle, from, middle, to, x1, to);
+      const [x0, y0, x1, y1, x2, y2, x3, y3] = curve;
+      context.setLineDash(dash === undefined ? [] : [4, 3]);
+      context.moveTo(x0, y0);
+      context.bezierCurveTo(x1, y1, x2, y2, x3, y3);
       context.stroke();
+      context.setLineDash([]);
     } else {
-      taperPath(context, from, to, x0, x1, 0.6 + (WIDEST * root) / 2);
+      for (const [from, to] of dash === undefined ? [[0, 1] as const] : dashes(curve)) taperPath(context, curve, 0.6 + (widest * root) / 2, from, to);
       context.fill();
     }
   }
   context.globalAlpha = 1;
 }
 
-const NARROW = 0.38; // width at the key, as a share of the width at the query
+const longOf = ([x0, y0, x1, y1, x2, y2, x3, y3]: Curve): number =>
+  (Math.hypot(x1 - x0, y1 - y0) + Math.hypot(x2 - x1, y2 - y1) + Math.hypot(x3 - x2, y3 - y2) + Math.hypot(x3 - x0, y3 - y0)) / 2;
 
-/** The outline of the curve of a hairline, `half` wide on each side at the query. */
-function taperPath(context: CanvasRenderingContext2D, from: number, to: number, x0: number, x1: number, half: number): void {
-  const [dx, dy] = [x1 - x0, to - from];
-  const side = (t: number, sign: number): void => {
+/** The pieces of a dashed curve, as shares of it. */
+function dashes(curve: Curve): (readonly [from: number, to: number])[] {
+  const [on, off] = DASH;
+  const count = Math.max(2, Math.round(longOf(curve) / (on + off)));
+  return Array.from({ length: count }, (_, n) => [n / count, (n + on / (on + off)) / count]);
+}
+
+/** The outline of the piece [from, to] of a curve, `half` wide on each side at the query. */
+function taperPath(context: CanvasRenderingContext2D, curve: Curve, half: number, from: number, to: number): void {
+  const [x0, y0, x1, y1, x2, y2, x3, y3] = curve;
+  const side = (t: number, sign: number, first: boolean): void => {
     const s = 1 - t;
-    // Control points at the middle: x runs 0, ½, ½, 1 and y runs 0, 0, 1, 1.
-    const x = x0 + dx * (1.5 * s * s * t + 1.5 * s * t * t + t * t * t);
-    const y = from + dy * (3 * s * t * t + t * t * t);
-    const [tx, ty] = [dx * (1.5 * s * s + 1.5 * t * t), 6 * dy * s * t];
-    const length = Math.hypot(tx, ty) || 1;
-    const width = (sign * half * (1 - (1 - NARROW) * t)) / length;
-    context.lineTo(x - ty * width, y + tx * width);
+    const x = s * s * s * x0 + 3 * s * s * t * x1 + 3 * s * t * t * x2 + t * t * t * x3;
+    const y = s * s * s * y0 + 3 * s * s * t * y1 + 3 * s * t * t * y2 + t * t * t * y3;
+    const tx = s * s * (x1 - x0) + 2 * s * t * (x2 - x1) + t * t * (x3 - x2);
+    const ty = s * s * (y1 - y0) + 2 * s * t * (y2 - y1) + t * t * (y3 - y2);
+    const width = (sign * half * (1 - (1 - NARROW) * t)) / (Math.hypot(tx, ty) || 1);
+    if (first) context.moveTo(x - ty * width, y + tx * width);
+    else context.lineTo(x - ty * width, y + tx * width);
   };
-  const steps = Math.min(96, 16 + Math.round(Math.abs(dy) / 20));
-  for (let n = 0; n <= steps; n++) side(n / steps, 1);
-  for (let n = steps; n >= 0; n--) side(n / steps, -1);
+  const steps = Math.max(2, Math.ceil(Math.min(96, 16 + longOf(curve) / 20) * (to - from)));
+  for (let n = 0; n <= steps; n++) side(from + ((to - from) * n) / steps, 1, n === 0);
+  for (let n = steps; n >= 0; n--) side(from + ((to - from) * n) / steps, -1, false);
   context.closePath();
+}
+
+export const MARKERS = "●■▲◆▼✚";
+
+/** One of six signs that are told apart by their shape. */
+export function marker(context: CanvasRenderingContext2D, which: number, x: number, y: number, size: number): void {
+  Object.assign(context, { font: `${1.6 * size}px sans-serif`, textAlign: "center", textBaseline: "middle" });
+  context.fillText(MARKERS[which], x, y);
 }

@@ -6,10 +6,8 @@
 
 import { MASKED, PADDED } from "./math.ts";
 import type { Hover, Moment, Shown, State, ViewContext } from "./state.ts";
-import { focusedQuery, momentOf, shown } from "./state.ts";
-import type { Tiles } from "./tiles.ts";
+import { focusedQuery, momentOf, placeOf, shown, tokenOf } from "./state.ts";
 import { atEnd } from "./until.ts";
-import type { Axis, BundleMeta } from "./wire.ts";
 
 export interface Focus {
   /** Queries whose rows are added up: the one under the pointer, else the pinned ones. */
@@ -39,16 +37,16 @@ export interface Focusing {
 const known = new WeakMap<State, Focusing>();
 
 /** The focus of `state`; made by the first who asks, who must outlive the others. */
-export function focusOf({ state, tiles, signal }: Pick<ViewContext, "state" | "tiles" | "signal">): Focusing {
+export function focusOf({ state, signal }: Pick<ViewContext, "state" | "signal">): Focusing {
   const existing = known.get(state);
   if (existing !== undefined) return existing;
-  const made = focusing(state, tiles, signal);
+  const made = focusing(state, signal);
   known.set(state, made);
   atEnd(signal, () => known.delete(state));
   return made;
 }
 
-function focusing(state: State, tiles: Tiles, signal: AbortSignal): Focusing {
+function focusing(state: State, signal: AbortSignal): Focusing {
   const listeners = new Set<() => void>();
   let current = NOTHING;
   let fetching = new AbortController();
@@ -61,7 +59,7 @@ function focusing(state: State, tiles: Tiles, signal: AbortSignal): Focusing {
     fetching.abort();
     const at = shown(state);
     if (at === null) return tell(NOTHING);
-    const { queries: asking, keys: asked } = axesOf(tiles.meta, at.selection.part);
+    const { queries: asking, keys: asked } = at.axes;
     const moment = momentOf(state, asking);
     const { queries, key } = chosen(state, at, moment, asking === asked);
     const rows = queries.map((i) => at.map.row(i)).filter((row) => row !== null);
@@ -71,11 +69,11 @@ function focusing(state: State, tiles: Tiles, signal: AbortSignal): Focusing {
     tell(now);
     if (rows.length < queries.length || (key !== null && column === null)) void fetch(at, now);
   };
-  const fetch = async ({ selection }: Shown, wanted: Focus): Promise<void> => {
+  const fetch = async (at: Shown, wanted: Focus): Promise<void> => {
     const own = (fetching = new AbortController()).signal;
     try {
-      const rows = await Promise.all(wanted.queries.map((i) => tiles.row(selection, i, own)));
-      const column = wanted.key === null ? null : asOf(wanted.moment, await tiles.column(selection, wanted.key, own));
+      const rows = await Promise.all(wanted.queries.map((i) => at.row(i, own)));
+      const column = wanted.key === null ? null : asOf(wanted.moment, await at.column(wanted.key, own));
       // A pooled map knows what leaves a step of rows; what leaves these very rows is what they lack.
       const leak = wanted.leak > 0 ? rows.reduce((sum, row) => sum + Math.max(0, 1 - row.reduce((mass, p) => (p > 0 ? mass + p : mass), 0)), 0) : 0;
       if (!own.aborted) tell({ ...wanted, rows, row: summed(rows), column, leak });
@@ -113,14 +111,8 @@ function asOf(moment: Moment | null, column: Float32Array | null): Float32Array 
   return moment === null || column === null ? column : column.slice().fill(MASKED, moment.token);
 }
 
-/** The axes of a part by its name; those of the first part where there is none of that name. */
-export function axesOf({ axes, parts }: BundleMeta, name: string): { queries: Axis; keys: Axis } {
-  const part = parts.find((candidate) => candidate.name === name) ?? parts[0];
-  return { queries: axes[part.queries], keys: axes[part.keys] };
-}
-
-/** The pinned queries that this map has. */
-export const pinnedIn = (state: State, nq: number): number[] => [...new Set(state.get("pinned"))].filter((i) => i < nq);
+/** The places of the pinned queries that this map has. */
+export const pinnedIn = (state: State, nq: number): number[] => [...new Set(state.get("pinned").map((token) => placeOf(state, token)))].filter((i) => i < nq);
 
 /** Rows added up. A cell that holds a weight in any row counts; NaN anywhere stays NaN. */
 export function summed(rows: readonly Float32Array[]): Float32Array | null {
@@ -136,9 +128,11 @@ export function summed(rows: readonly Float32Array[]): Float32Array | null {
   return sum;
 }
 
-export function togglePinned(state: State, query: number): void {
+/** Pins the query at a place, or lets it go. */
+export function togglePinned(state: State, place: number): void {
   const pinned = state.get("pinned");
-  state.set({ pinned: pinned.includes(query) ? pinned.filter((i) => i !== query) : [...pinned, query] });
+  const others = pinned.filter((token) => placeOf(state, token) !== place);
+  state.set({ pinned: others.length < pinned.length ? others : [...pinned, tokenOf(state, place)] });
 }
 
 const leaving = new WeakMap<State, ReturnType<typeof setTimeout>>();

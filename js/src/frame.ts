@@ -3,32 +3,53 @@
 import { boundOf, columnSentence, element, liveLine, Names, plain, rowSentence, segmented, selectionText, spelled, stepper } from "./a11y.ts";
 import type { Choice, Piece, Segmented, Spoken } from "./a11y.ts";
 import { perFrame, watchWidth } from "./draw.ts";
-import { axesOf, focusOf } from "./focus.ts";
+import { focusOf } from "./focus.ts";
 import type { Focusing } from "./focus.ts";
+import { shapeOf, widthBeside } from "./grid.ts";
 import { summary } from "./math.ts";
+import { saved } from "./saved.ts";
 import { scrubber } from "./scrubber.ts";
-import type { Fields, Shown, State, Traits, View, ViewContext } from "./state.ts";
-import { shown } from "./state.ts";
+import type { Axes, Fields, Shown, State, Traits, View, ViewContext } from "./state.ts";
+import { axesOf, selected, shown } from "./state.ts";
 import { dress, paletteOf, themeOf, watchTheme } from "./theme.ts";
 import type { Tiles } from "./tiles.ts";
 import { atEnd, listen } from "./until.ts";
 import { arcs } from "./views/arcs.ts";
+import { graph } from "./views/graph.ts";
 import { heatmap } from "./views/heatmap.ts";
-import { matrix, shapeOf, widthBeside } from "./views/matrix.ts";
+import { image } from "./views/image.ts";
+import { matrix } from "./views/matrix.ts";
+import { steps } from "./views/steps.ts";
+import { table } from "./views/table.ts";
+import { text } from "./views/text.ts";
 import style from "./widget.css";
-import type { PartInfo } from "./wire.ts";
+import type { Axis, BundleMeta, PartInfo } from "./wire.ts";
+import { mapKey } from "./wire.ts";
 
 interface Detail {
   value: Traits["view"];
   label: string;
   view: View;
-  /** Whether the view draws edges, so that "edges that carry" means something. */
-  edges: boolean;
+  /** What of the toolbar means something in it. */
+  uses: readonly ("threshold" | "scale" | "group")[];
+  /** Whether there is anything for it to show in a part; always, unless given. */
+  fits?: (axes: readonly Axis[]) => boolean;
 }
 
 const DETAILS: readonly Detail[] = [
-  { value: "arcs", label: "Arcs", view: arcs, edges: true },
-  { value: "heatmap", label: "Heat map", view: heatmap, edges: false },
+  { value: "arcs", label: "Arcs", view: arcs, uses: ["threshold", "scale", "group"] },
+  { value: "heatmap", label: "Heat map", view: heatmap, uses: ["scale", "group"] },
+  { value: "graph", label: "Graph", view: graph, uses: ["threshold"], fits: ([queries, keys]) => queries === keys },
+  { value: "text", label: "Text", view: text, uses: ["scale", "group"], fits: (axes) => axes.some(({ grid, image: places }) => grid === null || places.length > 0) },
+  { value: "image", label: "Image", view: image, uses: ["scale"], fits: (axes) => axes.some(({ grid }) => grid !== null) },
+  { value: "steps", label: "Steps", view: steps, uses: [] },
+  { value: "table", label: "Table", view: table, uses: ["threshold", "group"] },
+];
+
+const GROUPS: readonly Choice<Traits["group"]>[] = [
+  { value: "token", label: "tokens" },
+  { value: "word", label: "words", name: "words: weights summed over the keys of a word, averaged over its queries" },
+  { value: "sentence", label: "sentences" },
 ];
 
 const SCALES: readonly Choice<Traits["scale"]>[] = [
@@ -56,25 +77,27 @@ class Frame {
   readonly #bar = element("div", { class: "attn-bar", role: "group", "aria-label": "Controls" });
   readonly #time = element("div", { class: "attn-time", role: "group", "aria-label": "Generation" });
   readonly #clock: { readonly playing: boolean };
-  readonly #matrix = element("section", { class: "attn-panel", "aria-label": "Heads" });
-  readonly #title = element("h3");
+  readonly #matrix = element("div", { class: "attn-panel", role: "group", "aria-label": "Heads" });
+  readonly #title = element("h2");
   readonly #subtitle = element("p", { class: "attn-subtitle" });
   readonly #notes = element("div");
   readonly #trouble = element("p", { class: "attn-trouble", role: "status" });
-  readonly #detail = element("section", { class: "attn-detail", "aria-label": "Detail" }, element("header", {}, this.#title, this.#subtitle, this.#notes), this.#trouble);
+  readonly #detail = element("div", { class: "attn-detail", role: "group", "aria-label": "Detail" }, element("div", {}, this.#title, this.#subtitle, this.#notes), this.#trouble);
   readonly #sentence = element("p", { class: "attn-sentence" });
   readonly #live = liveLine();
   readonly #body = element("div", { class: "attn-body" }, this.#matrix, this.#detail);
   readonly root = element("div", { class: "attnwidget", role: "group", "aria-label": "Attention" },
     element("style", {}, style), this.#bar, this.#time, this.#body,
-    element("footer", {}, this.#sentence, element("p", { class: "attn-quiet" }, "a weight is not a reason")),
+    element("div", { class: "attn-base" }, this.#sentence, element("p", { class: "attn-quiet" }, "a weight is not a reason")),
     this.#live.el,
   );
 
   #stage: HTMLElement | null = null;
   #mounted = new AbortController(); // ends the view in the detail
-  #names: { part: string; queries: Names; keys: Names } | null = null;
+  #names: { of: Axes; queries: Names; keys: Names } | null = null;
   #byKeyboard = false;
+  #fold: (narrow: boolean) => void = () => undefined; // where there is no room, puts the settings into the menu
+  #spokenHead = "";
 
   constructor({ el, state, tiles, signal }: ViewContext) {
     this.#state = state;
@@ -82,7 +105,7 @@ class Frame {
     this.#signal = signal;
     el.append(this.root);
     atEnd(signal, () => { this.#mounted.abort(); });
-    this.#focus = focusOf({ state, tiles, signal });
+    this.#focus = focusOf({ state, signal });
     this.#dress();
     this.#toolbar();
     this.#notesOf();
@@ -104,7 +127,7 @@ class Frame {
     state.on("view", () => { this.#showDetail(); }, signal);
     state.on("part", () => { this.#arrange(this.root.clientWidth); }, signal);
     state.on("notice", say, signal);
-    state.on("pinned", () => { this.#live.say(plain(this.#sentenceNow())); }, signal);
+    state.on("pinned", () => { this.#speak(this.#sentenceNow()); }, signal);
     this.#focus.on(say, signal);
     watchWidth(this.root, (width) => { this.#arrange(width); }, signal);
     this.#showMap();
@@ -122,6 +145,7 @@ class Frame {
     const beside = widthBeside(shapeOf(this.#part()), width - PADDING);
     this.root.classList.toggle("attn-stacked", beside === null);
     this.root.classList.toggle("attn-narrow", width < 640);
+    this.#fold(width < 640);
     this.#matrix.style.width = beside === null ? "" : `${beside + PADDING}px`;
   }
 
@@ -133,16 +157,31 @@ class Frame {
   // ── controls ──
 
   #toolbar(): void {
-    const { parts } = this.#tiles.meta;
-    const view = this.#control("View", "view", () => DETAILS, (view) => ({ view }));
+    const { parts, sides } = this.#tiles.meta;
+    const fitting = (): readonly Detail[] => DETAILS.filter(({ fits }) => fits === undefined || fits(Object.values(axesOf(this.#tiles.meta, this.#state.get("part")))));
+    const view = this.#control("View", "view", fitting, (name) => ({ view: name }));
     const part = this.#control("Part", "part", () => parts.map(({ name, title }) => ({ value: name, label: name, name: title })), (name) => this.#toPart(name));
-    const threshold = this.#control("Edges that carry", "threshold", () => thresholds(this.#state.get("threshold")), (threshold) => ({ threshold }));
-    const scale = this.#control("Scale", "scale", () => SCALES, (scale) => ({ scale }));
-    const edges = element("span", { class: "attn-control" }, element("span", { "aria-hidden": "true" }, "edges that carry"), threshold.el);
-    const colours = element("span", { class: "attn-control" }, element("span", { "aria-hidden": "true" }, "scale"), scale.el);
-    this.#bar.append(view.el, ...(parts.length > 1 ? [part.el] : []), ...this.#picker(), element("span", { class: "attn-right" }, edges, colours), this.#notice);
-    const fade = (): void => { edges.hidden = !detailOf(this.#state).edges; };
-    this.#state.on("view", fade, this.#signal);
+    const side = this.#control("Side", "side", () => sidesOf(this.#tiles.meta), (name) => ({ side: name }));
+    const menu = element("span", { class: "attn-more" });
+    const used = {
+      group: named("of", this.#control("Tokens as", "group", () => GROUPS, (group) => ({ group, expanded: [], hover: null })).el),
+      threshold: named("edges that carry", this.#control("Edges that carry", "threshold", () => thresholds(this.#state.get("threshold")), (threshold) => ({ threshold })).el),
+      scale: named("scale", this.#control("Scale", "scale", () => SCALES, (scale) => ({ scale })).el),
+    };
+    const settings = element("span", { class: "attn-right" }, ...Object.values(used));
+    this.#bar.append(
+      view.el, ...(parts.length > 1 ? [part.el] : []), ...(sides === null ? [] : [side.el]), ...this.#picker(),
+      settings, menu, this.#notice,
+    );
+    const panel = saved({ el: menu, state: this.#state, tiles: this.#tiles, signal: this.#signal });
+    this.#fold = (narrow) => { if (narrow) panel.prepend(settings); else menu.before(settings); };
+    const fade = (): void => {
+      const { uses } = detailOf(this.#state);
+      const { queries, keys } = axesOf(this.#tiles.meta, this.#state.get("part"));
+      for (const name of ["threshold", "scale", "group"] as const) used[name].hidden = !uses.includes(name);
+      used.group.hidden ||= queries.words === null && keys.words === null;
+    };
+    this.#state.on(["view", "part"], fade, this.#signal);
     fade();
   }
 
@@ -163,12 +202,12 @@ class Frame {
   }
 
   /** A row of buttons for one field of the state. */
-  #control<K extends "view" | "part" | "threshold" | "scale">(
+  #control<K extends "view" | "part" | "threshold" | "scale" | "group" | "side">(
     name: string, field: K, choices: () => readonly Choice<Fields[K]>[], patch: (value: Fields[K]) => Partial<Fields>,
   ): Segmented<Fields[K]> {
     const control = segmented<Fields[K]>(name, (value) => { this.#state.set(patch(value)); });
     const show = (): void => { control.show(choices(), this.#state.get(field)); };
-    this.#state.on(field, show, this.#signal);
+    this.#state.on([field, "part"], show, this.#signal);
     show();
     return control;
   }
@@ -179,7 +218,7 @@ class Frame {
     const [layer, head] = [this.#state.get("layer"), this.#state.get("head")];
     const there = layer === null || (layer < layers.length && layers[layer].heads > 0);
     const most = layer !== null && there ? layers[layer].heads : shapeOf(this.#part(name)).heads;
-    return { part: name, layer: there ? layer : null, head: head !== null && head < most ? head : null, pinned: [], query: null, hover: null };
+    return { part: name, layer: there ? layer : null, head: head !== null && head < most ? head : null, heads: [], pinned: [], query: null, hover: null, expanded: [] };
   }
 
   // ── detail ──
@@ -200,28 +239,25 @@ class Frame {
     this.#trouble.textContent = failed ? map.message : "";
     this.#trouble.hidden = !failed;
     if (this.#stage !== null) this.#stage.hidden = failed;
-    const selection = (failed ? null : shown(this.#state)?.selection) ?? this.#stateSelection();
+    const selection = (failed ? null : shown(this.#state)?.selection) ?? selected(this.#state);
     const { part, layer, head } = selection;
-    this.#title.textContent = selectionText(selection, this.#part(part));
+    const { sides } = this.#tiles.meta;
+    const side = sides === null ? "" : ` · ${sideText(sides, this.#state.get("side"))}`;
+    this.#title.textContent = `${selectionText(selection, this.#part(part))}${side}`;
     if (map.status === "loading") {
       setTimeout(() => { this.#showWaiting(); }, WAIT);
       return;
     }
-    this.root.dataset["selection"] = `${part}/${layer ?? "*"}/${head ?? "*"}`;
+    this.root.dataset["selection"] = selection.heads === undefined ? `${part}/${layer ?? "*"}/${head ?? "*"}` : mapKey(selection);
     this.#subtitle.textContent = "";
     if (failed) this.root.dataset["attnReady"] = "true";
     else this.#summarise(map);
   }
 
-  #stateSelection(): Shown["selection"] {
-    const get = this.#state.get.bind(this.#state);
-    return { part: get("part"), layer: get("layer"), head: get("head"), reduce: get("reduce") };
-  }
-
   #showWaiting(): void {
     const map = this.#state.get("map");
     if (map.status !== "loading" || this.#signal.aborted || performance.now() - map.since < WAIT - 20) return;
-    const name = selectionText(this.#stateSelection(), this.#part());
+    const name = selectionText(selected(this.#state), this.#part());
     this.#subtitle.textContent = this.#tiles.live ? `waiting for the kernel: ${name} …` : `reading ${name} …`;
   }
 
@@ -246,16 +282,34 @@ class Frame {
       this.#notes.append(line);
     }
     for (const note of notes) this.#notes.append(element("p", { class: "attn-quiet" }, note));
+    this.#ranking();
+  }
+
+  /** Of a comparison: the heads that changed most, to go to. */
+  #ranking(): void {
+    if (this.#tiles.meta.sides === null) return;
+    const line = element("p", { class: "attn-quiet attn-ranking" });
+    const show = (): void => {
+      const changed = mostOf(this.#part(), "change", 5);
+      const buttons = changed.map(([layer, head, value]) => {
+        const button = element("button", { type: "button", class: "attn-button", "data-changed": `${layer}/${head}` }, `${layer}·${head} `, element("b", {}, value.toFixed(2)));
+        button.ariaLabel = `Layer ${layer}, head ${head}: ${value.toFixed(2)}`;
+        listen(button, { click: () => { this.#state.set({ layer, head, heads: [] }); } }, this.#signal);
+        return button;
+      });
+      line.hidden = buttons.length === 0;
+      line.replaceChildren("changed most (share of each row's weight that moved): ", ...buttons);
+    };
+    this.#state.on("part", show, this.#signal);
+    show();
+    this.#notes.append(line);
   }
 
   // ── the sentence ──
 
-  #spoken({ selection }: Shown, produced?: number): Spoken {
-    if (this.#names?.part !== selection.part) {
-      const { queries, keys } = axesOf(this.#tiles.meta, selection.part);
-      this.#names = { part: selection.part, queries: new Names(queries.labels), keys: new Names(keys.labels) };
-    }
-    return { ...this.#names, bound: boundOf(selection), ...(produced === undefined ? {} : { produced }) };
+  #spoken({ selection, axes, map }: Shown, produced?: number): Spoken {
+    if (this.#names?.of !== axes) this.#names = { of: axes, queries: new Names(axes.queries.labels), keys: new Names(axes.keys.labels) };
+    return { ...this.#names, bound: boundOf(selection), signed: map.signed, ...(produced === undefined ? {} : { produced }) };
   }
 
   #sentenceNow(): Piece[] {
@@ -275,11 +329,32 @@ class Frame {
   #say(): void {
     const sentence = this.#sentenceNow();
     this.#sentence.replaceChildren(...spelled(sentence));
-    if (this.#byKeyboard && !this.#clock.playing) this.#live.say(plain(sentence));
+    if (this.#byKeyboard && !this.#clock.playing) this.#speak(sentence);
+  }
+
+  /** Says a sentence to those who listen, and whose numbers these are where that is another head than before. */
+  #speak(sentence: readonly Piece[]): void {
+    const { textContent: head } = this.#title;
+    this.#live.say(`${head === this.#spokenHead ? "" : `${head}: `}${plain(sentence)}`);
+    this.#spokenHead = head;
   }
 }
 
 const detailOf = (state: State): Detail => DETAILS.find(({ value }) => value === state.get("view")) ?? DETAILS[0];
+
+const named = (label: string, control: HTMLElement): HTMLElement => element("span", { class: "attn-control" }, element("span", { "aria-hidden": "true" }, label), control);
+
+const sideText = ([a, b]: readonly [string, string], side: Traits["side"]): string => (side === "a" ? a : side === "b" ? b : `${a} − ${b}`);
+
+const sidesOf = ({ sides }: BundleMeta): Choice<Traits["side"]>[] =>
+  sides === null ? [] : [{ value: "a", label: "A", name: `A: ${sides[0]}` }, { value: "b", label: "B", name: `B: ${sides[1]}` }, { value: "difference", label: "A − B" }];
+
+/** The heads of which a measure is largest, with it. */
+export function mostOf(part: PartInfo, measure: string, count: number): [layer: number, head: number, value: number][] {
+  const { values } = part.measures.find(({ name }) => name === measure) ?? { values: [] };
+  const all = values.flatMap((row, layer) => row.flatMap((value, head): [number, number, number][] => (value === null ? [] : [[layer, head, value]])));
+  return all.sort((a, b) => b[2] - a[2]).slice(0, count);
+}
 
 /** The usual shares, and the one that was set from Python. */
 function thresholds(threshold: number): Choice<number>[] {
@@ -290,6 +365,7 @@ function thresholds(threshold: number): Choice<number>[] {
 }
 
 function summaryText({ map }: Shown, sameTokens: boolean): string {
+  if (map.signed) return "+ is what A gives more, − what B gives more";
   const numbers = summary(map);
   if (map.pooled) return `too large to be here whole: each cell is the strongest of ${map.step[0]} × ${map.step[1]} weights`;
   if (numbers === null) return "";

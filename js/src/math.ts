@@ -14,13 +14,18 @@ import { damaged, findArray, isCount, MASKED, needArray, PADDED, weightTable, Wi
 
 export { MASKED, PADDED };
 
+/** Whether a cell holds a number to look at, and no code and no NaN. */
+export const isWeight = (cell: number): boolean => cell > MASKED;
+
 /**
- * The weights of one map, [n_q, n_k]. Cells are weights ≥ 0, NaN (the model made one), or the codes MASKED (the query
- * may not see the key) and PADDED (one of the two is padding).
+ * The weights of one map, [n_q, n_k]. Cells are weights ≥ 0 (of either sign where the map is `signed`), NaN (the model
+ * made one), or the codes MASKED (the query may not see the key) and PADDED (one of the two is padding).
  */
 export interface WeightMap {
   readonly nq: number;
   readonly nk: number;
+  /** The difference of two maps: cells may be below 0. */
+  readonly signed: boolean;
   /** Stored pooled: a cell stands for `step` query rows × key columns; exact rows and columns have to be asked for. */
   readonly pooled: boolean;
   readonly step: readonly [number, number];
@@ -68,6 +73,7 @@ class ComputedMap implements WeightMap {
   readonly nk: number;
   readonly depth: number;
   readonly maxError: number;
+  readonly signed = false;
   readonly pooled = false;
   readonly step = [1, 1] as const;
   readonly sampled = false;
@@ -78,13 +84,13 @@ class ComputedMap implements WeightMap {
   readonly #scale: number;
   readonly #cap: number; // 0: none
   readonly #lse: Float32Array; // [nq]
-  readonly #start: Int32Array; // [nq], query i may see keys start ≤ j < stop …
-  readonly #stop: Int32Array; // [nq]
-  readonly #keep: Uint8Array; // [nk], … that are no padding …
-  readonly #bits: Uint8Array | null; // [nq, ceil(nk / 8)], … and whose bit is set
-  readonly #allowed: Uint32Array; // [nq], how many keys that leaves
+  readonly #start: Rules["start"];
+  readonly #stop: Rules["stop"];
+  readonly #keep: Rules["keep"];
+  readonly #bits: Rules["bits"];
+  readonly #allowed: Rules["allowed"];
+  readonly #sink: Rules["sink"];
   readonly #bias: Float32Array | null; // [nq + nk - 1], bias_ij = bias[j - i + nq - 1]
-  readonly #sink: Float32Array | null; // [1] or [nq]
 
   constructor(block: Block) {
     const nq = (this.nq = metaCount(block, "n_q"));
@@ -96,20 +102,8 @@ class ComputedMap implements WeightMap {
     this.#q = vectors(block, "q", nq, d);
     this.#k = vectors(block, "k", nk, d);
     this.#lse = needArray(block, "lse", findArray(block, "lse", "f32", [nq])).data;
-    this.#start = needArray(block, "start", findArray(block, "start", "i32", [nq])).data;
-    this.#stop = needArray(block, "stop", findArray(block, "stop", "i32", [nq])).data;
-    this.#keep = needArray(block, "keep", findArray(block, "keep", "u8", [nk])).data;
-    this.#bits = findArray(block, "bits", "u8", [nq, (nk + 7) >> 3])?.data ?? null;
     this.#bias = findArray(block, "bias", "f32", [Math.max(0, nq + nk - 1)])?.data ?? null;
-    this.#sink = findArray(block, "sink", "f32", [-1])?.data ?? null;
-    if (this.#sink !== null && this.#sink.length !== 1 && this.#sink.length !== nq) {
-      throw damaged(`${this.#sink.length} sinks for ${nq} queries.`, `“qk” data`);
-    }
-    for (let i = 0; i < nq; i++) {
-      const [from, to] = [this.#start[i], this.#stop[i]];
-      if (from < 0 || to < from || to > nk) throw damaged(`query ${i} may see keys ${from} to ${to} of ${nk}.`, `“qk” data`);
-    }
-    this.#allowed = countAllowed(this.#start, this.#stop, this.#keep, this.#bits);
+    ({ start: this.#start, stop: this.#stop, keep: this.#keep, bits: this.#bits, allowed: this.#allowed, sink: this.#sink } = rules(block, nq, nk));
   }
 
   row(i: number): Float32Array {
@@ -183,9 +177,32 @@ class ComputedMap implements WeightMap {
   }
 }
 
-/** Q or K as [n, d] floats: stored as such (exact), or as i16 times one step per row. */
-function vectors(block: Block, name: "q" | "k", n: number, d: number): Float32Array {
-  if (block.arrays.get(name)?.dtype === "f32") return needArray(block, name, findArray(block, name, "f32", [n, d])).data;
+/** Which keys each query may see, and the logit that takes weight and is no key; as "qk" and "steps" blocks have them. */
+export interface Rules {
+  start: Int32Array; // [nq], query i may see keys start ≤ j < stop …
+  stop: Int32Array; // [nq]
+  keep: Uint8Array; // [nk], … that are no padding …
+  bits: Uint8Array | null; // [nq, ceil(nk / 8)], … and whose bit is set
+  allowed: Uint32Array; // [nq], how many keys that leaves
+  sink: Float32Array | null; // [1] or [nq]
+}
+
+export function rules(block: Block, nq: number, nk: number): Rules {
+  const start = needArray(block, "start", findArray(block, "start", "i32", [nq])).data;
+  const stop = needArray(block, "stop", findArray(block, "stop", "i32", [nq])).data;
+  const keep = needArray(block, "keep", findArray(block, "keep", "u8", [nk])).data;
+  const bits = findArray(block, "bits", "u8", [nq, (nk + 7) >> 3])?.data ?? null;
+  const sink = findArray(block, "sink", "f32", [-1])?.data ?? null;
+  const what = `“${block.kind}” data`;
+  if (sink !== null && sink.length !== 1 && sink.length !== nq) throw damaged(`${sink.length} sinks for ${nq} queries.`, what);
+  const wrong = start.findIndex((from, i) => from < 0 || stop[i] < from || stop[i] > nk);
+  if (wrong >= 0) throw damaged(`query ${wrong} may see keys ${start[wrong]} to ${stop[wrong]} of ${nk}.`, what);
+  return { start, stop, keep, bits, allowed: countAllowed(start, stop, keep, bits), sink };
+}
+
+/** Vectors as [n, d] floats: stored as such (exact), or as i16 times one step per row. */
+export function vectors(block: Block, name: string, n: number, d: number): Float32Array {
+  if (block.arrays.get(name)?.dtype !== "i16") return needArray(block, name, findArray(block, name, "f32", [n, d])).data;
   const codes = needArray(block, name, findArray(block, name, "i16", [n, d])).data;
   const steps = needArray(block, `${name}_step`, findArray(block, `${name}_step`, "f32", [n])).data;
   const out = new Float32Array(n * d);
@@ -320,6 +337,7 @@ function storedCells(block: Block): StoredCells {
 class StoredMap implements WeightMap {
   readonly nq: number;
   readonly nk: number;
+  readonly signed = false;
   readonly pooled: boolean;
   readonly step: readonly [number, number];
   readonly sampled: boolean;
@@ -430,10 +448,11 @@ export interface OverviewOptions {
 }
 
 const TURN = 8; // milliseconds of work before others get a turn
+const AT_ONCE = 7e7; // multiply-adds that are worth no turns: half of them, behind a causal mask, take some 30 ms at 1024² × 64
 
 /**
- * Max-pools a region to at most rows × cols cells: a cell is NaN if any of its weights is, else the largest weight, else
- * masked, else padded. Works in turns so that pointer and keyboard stay quick; rejects when `signal` aborts.
+ * Max-pools a region to at most rows × cols cells: a cell is NaN if any of its weights is, else the largest weight (of
+ * signed maps the one furthest from 0), else masked, else padded. Works in turns so that pointer and keyboard stay quick; rejects when `signal` aborts.
  */
 export async function overview(map: WeightMap, rows: number, cols: number, options: OverviewOptions = {}): Promise<Overview> {
   const { region = { r0: 0, r1: map.nq, c0: 0, c1: map.nk }, signal, onBand, budget = 1e10 } = options;
@@ -455,6 +474,7 @@ export async function overview(map: WeightMap, rows: number, cols: number, optio
   const scratch = new Float32Array(together * width);
   const starts = Uint32Array.from({ length: result.cols + 1 }, (_, b) => binStart(b, width, result.cols));
 
+  const atOnce = height * width * map.depth <= AT_ONCE;
   let turn = performance.now();
   for (let b = 0; b < result.rows; b++) {
     const from = r0 + binStart(b, height, result.rows);
@@ -466,9 +486,9 @@ export async function overview(map: WeightMap, rows: number, cols: number, optio
       const i = from + Math.floor(n * stride);
       const count = stride === 1 ? Math.min(together, to - i) : 1; // rows together cost less than one by one
       map.tile(i, i + count, c0, c1, scratch);
-      for (let row = 0; row < count; row++) poolInto(scratch, row * width, starts, cells, b * result.cols);
+      for (let row = 0; row < count; row++) poolInto(scratch, row * width, starts, cells, b * result.cols, map.signed);
       n += count;
-      if (performance.now() - turn > TURN) {
+      if (!atOnce && performance.now() - turn > TURN) {
         result.done = b;
         onBand?.(result);
         await nextTurn();
@@ -488,19 +508,19 @@ export function binStart(b: number, n: number, bins: number): number {
 }
 
 /** Raises out[at + bin] to the largest of row[from + bin's columns]. The codes are ordered so that this is all there is to it. */
-function poolInto(row: Float32Array, from: number, starts: Uint32Array, out: Float32Array, at: number): void {
-  for (let b = 0; b + 1 < starts.length; b++) {
+function poolInto(row: Float32Array, from: number, starts: Uint32Array, out: Float32Array, at: number, signed: boolean): void {
+  for (let b = 0, c = from; b + 1 < starts.length; b++) {
     let most = out[at + b];
-    for (let c = from + starts[b]; c < from + starts[b + 1]; c++) {
+    for (const end = from + starts[b + 1]; c < end; c++) {
       const cell = row[c];
-      if (cell > most) most = cell;
+      if (signed && isWeight(cell) && isWeight(most) ? Math.abs(cell) > Math.abs(most) : cell > most) most = cell;
       else if (cell !== cell) most = NaN; // and stays NaN: nothing is larger than it
     }
     out[at + b] = most;
   }
 }
 
-function nextTurn(): Promise<void> {
+export function nextTurn(): Promise<void> {
   // Not setTimeout, which browsers stretch to 4 ms.
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();
@@ -524,18 +544,21 @@ export interface Strongest {
   restCount: number;
 }
 
-/** The fewest keys that carry `share` of a row's mass, at most `limit`. O(n + k log n) for k keys. */
+/** The fewest keys that carry `share` of a row's mass, at most `limit`; of differences their size counts. O(n + k log n) for k keys. */
 export function strongest(row: Float32Array, share: number, limit = Infinity): Strongest {
   let total = 0;
   let size = 0;
   const heap = new Uint32Array(row.length); // largest weight first
   for (let j = 0; j < row.length; j++) {
-    if (row[j] > 0) {
-      total += row[j];
+    if (isWeight(row[j]) && row[j] !== 0) {
+      total += Math.abs(row[j]);
       heap[size++] = j;
     }
   }
-  const before = (a: number, b: number): boolean => row[a] > row[b] || (row[a] === row[b] && a < b);
+  const before = (a: number, b: number): boolean => {
+    const [p, q] = [Math.abs(row[a]), Math.abs(row[b])];
+    return p > q || (p === q && a < b);
+  };
   const sink = (at: number): void => {
     const key = heap[at];
     for (let child = 2 * at + 1; child < size; child = 2 * at + 1) {
@@ -553,7 +576,7 @@ export function strongest(row: Float32Array, share: number, limit = Infinity): S
   let mass = 0;
   while (size > 0 && picked.length < limit && mass < enough) {
     picked.push(heap[0]);
-    mass += row[heap[0]];
+    mass += Math.abs(row[heap[0]]);
     heap[0] = heap[--size];
     sink(0);
   }
@@ -579,7 +602,7 @@ const SUMMARY_WORK = 3e7; // multiply-adds, about 30 ms
  * for maps without any weight.
  */
 export function summary(map: WeightMap): Summary | null {
-  if (map.pooled || map.nq === 0 || map.nk === 0) return null;
+  if (map.pooled || map.signed || map.nq === 0 || map.nk === 0) return null;
   const count = Math.min(map.nq, Math.max(16, Math.min(256, Math.floor(SUMMARY_WORK / (map.nk * map.depth)))));
   const row = new Float32Array(map.nk);
   const sum = { distance: 0, effective: 0, first: 0 };
@@ -624,13 +647,13 @@ function largest(values: Float32Array): number {
   return most;
 }
 
-function metaNumber(block: Block, name: string, otherwise?: number): number {
+export function metaNumber(block: Block, name: string, otherwise?: number): number {
   const value = block.meta[name] ?? otherwise;
   if (typeof value !== "number") throw damaged(`${name} is not a number.`, `“${block.kind}” data`);
   return value;
 }
 
-function metaCount(block: Block, name: string): number {
+export function metaCount(block: Block, name: string): number {
   const value = block.meta[name];
   if (!isCount(value)) throw damaged(`${name} is not a whole number.`, `“${block.kind}” data`);
   return value;

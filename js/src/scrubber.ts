@@ -1,8 +1,8 @@
 /** Generation as time: from the first generated token to all of them, by hand or played. */
 
 import { counted, cut, element, spelled } from "./a11y.ts";
-import { axesOf } from "./focus.ts";
 import type { ViewContext } from "./state.ts";
+import { axesOf } from "./state.ts";
 import { atEnd, listen } from "./until.ts";
 
 const PACE = 340; // milliseconds for a token that is played

@@ -4,23 +4,36 @@
  * Field names are those of the Python traits. `hover`, `map` and `notice` are local.
  */
 
+import type { Groups, Source } from "./combine.ts";
+import { difference, gathered, grouped, joined, placed } from "./combine.ts";
+import type { Switches } from "./head.ts";
 import type { WeightMap } from "./math.ts";
 import type { Tiles, Transport } from "./tiles.ts";
 import { atEnd } from "./until.ts";
-import type { Axis, Bytes, Reduce, Selection } from "./wire.ts";
+import type { Axis, BundleMeta, Bytes, HeadAt, Reduce, Selection } from "./wire.ts";
 import { damaged, isCount, isRecord, mapKey, WireError } from "./wire.ts";
 
-export type { Reduce, Selection };
+export type { Reduce, Selection, Switches };
 
+/** What the pointer is at, as places of the axes that are shown. */
 export interface Hover {
   query: number | null;
   key: number | null;
 }
 
-/** A map and what it is a map of. */
-export interface Shown {
-  map: WeightMap;
+/** A map and what it is a map of. Its rows and columns are *places* of `axes`: tokens, or groups of them. */
+export interface Shown extends Source {
   selection: Selection;
+  axes: Axes;
+  /** Which tokens each place stands for; `null` where places are tokens. */
+  groups: { queries: Groups | null; keys: Groups | null };
+  /** The heads one by one, on the same axes, where a few are to be told apart in one picture. */
+  overlaid: readonly { head: HeadAt; map: WeightMap }[];
+}
+
+export interface Axes {
+  queries: Axis;
+  keys: Axis;
 }
 
 /** While one map loads, or where it cannot be had, the `previous` one stays on screen. `since` is performance.now(). */
@@ -31,9 +44,30 @@ export type MapState =
 
 /** The synced traits. */
 export interface Traits extends Selection {
+  /** Several heads, whose maps are joined by `reduce`; empty: `layer` and `head` say which. */
+  heads: readonly HeadAt[];
+  /** Whether a few heads are drawn in colours of their own where a view can do that. */
+  overlay: boolean;
   query: number | null;
   pinned: readonly number[];
-  view: "arcs" | "heatmap";
+  view: "arcs" | "heatmap" | "graph" | "text" | "steps" | "image" | "table";
+  /** Arcs between two columns, or above one line. */
+  arrangement: "columns" | "line";
+  /** What stands as one token. */
+  group: "token" | "word" | "sentence";
+  /** What a text is tinted by. */
+  direction: "attends" | "receives";
+  /** false: keys that take most of everything are left out of the colour range, and what they take is said. */
+  sinks: boolean;
+  /** Of a comparison: one side, the other, or the first less the second. */
+  side: "difference" | "a" | "b";
+  /** The measure that the heads are sorted by; empty: as they are in the model. */
+  sort: string;
+  /** Heads that are below this in `sort` are dimmed. */
+  least: number | null;
+  switches: Switches;
+  /** Views that were given a name: the traits of each. */
+  views: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
   scale: "linear" | "sqrt" | "log" | "uniform";
   threshold: number;
   theme: "auto" | "light" | "dark";
@@ -53,6 +87,8 @@ export interface Fields extends Traits {
   hover: Hover | null;
   map: MapState;
   notice: Notice | null;
+  /** Tokens whose words or sentences are taken apart again. */
+  expanded: readonly number[];
 }
 
 export type Name = keyof Fields;
@@ -69,14 +105,27 @@ export type View = (context: ViewContext) => void;
 
 // ── the store ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+export const SWITCHES: Switches = { scale: true, mask: true, positions: true, uniform: false, temperature: 1 };
+
 const DEFAULTS: Fields = {
   part: "",
   layer: null,
   head: null,
+  heads: [],
+  overlay: true,
   reduce: "mean",
   query: null,
   pinned: [],
   view: "arcs",
+  arrangement: "columns",
+  group: "token",
+  direction: "attends",
+  sinks: true,
+  side: "difference",
+  sort: "",
+  least: null,
+  switches: SWITCHES,
+  views: {},
   scale: "sqrt",
   threshold: 0.9,
   theme: "auto",
@@ -85,6 +134,7 @@ const DEFAULTS: Fields = {
   hover: null,
   map: { status: "loading", since: 0, previous: null },
   notice: null,
+  expanded: [],
 };
 
 export class State {
@@ -148,20 +198,33 @@ export class State {
   }
 }
 
-/** Equal as a trait: numbers and texts by value, lists and small objects by their items. */
+/** Equal as a trait: numbers and texts by value, lists and what they hold by their items, small objects by their fields. */
 function same(a: unknown, b: unknown): boolean {
   if (Object.is(a, b)) return true;
-  if (Array.isArray(a) && Array.isArray(b)) return a.length === b.length && a.every((item, i) => Object.is(item, b[i]));
+  if (Array.isArray(a) && Array.isArray(b)) return a.length === b.length && a.every((item, i) => same(item, b[i]));
   if (!isRecord(a) || !isRecord(b)) return false;
   const names = Object.keys(a);
   return names.length === Object.keys(b).length && names.every((name) => Object.is(a[name], b[name]));
 }
 
-/** The map on screen: the one that is ready, or the one before it while that loads or fails. Its labels are those of its own `selection.part`. */
+/** The map on screen: the one that is ready, or the one before it while that loads or fails. */
 export function shown(state: State): Shown | null {
   const map = state.get("map");
   return map.status === "ready" ? map : map.previous;
 }
+
+/** The axes of a part by its name; those of the first part where there is none of that name. */
+export function axesOf({ axes, parts }: BundleMeta, name: string): Axes {
+  const part = parts.find((candidate) => candidate.name === name) ?? parts[0];
+  return { queries: axes[part.queries], keys: axes[part.keys] };
+}
+
+/** The axes of the map on screen; before there is one, those it will have if its tokens stand one by one. */
+export const axesNow = (state: State, tiles: Pick<Tiles, "meta">): Axes => shown(state)?.axes ?? axesOf(tiles.meta, state.get("part"));
+
+/** The place of a query token on screen, and the first token of a place. */
+export const placeOf = (state: State, token: number): number => shown(state)?.groups.queries?.of[token] ?? token;
+export const tokenOf = (state: State, place: number): number => shown(state)?.groups.queries?.members[place]?.[0] ?? place;
 
 /** The making of one generated token. */
 export interface Moment {
@@ -172,7 +235,7 @@ export interface Moment {
   query: number | null;
 }
 
-/** Where generation stands along the queries; `null` where all of it is shown, or nothing was generated. */
+/** Where generation stands along the queries (of tokens: while a token is being produced nothing is grouped); `null` where all of it is shown, or nothing was generated. */
 export function momentOf(state: State, { generated }: Axis): Moment | null {
   const step = state.get("step");
   if (step === null || step > generated.length) return null;
@@ -180,29 +243,40 @@ export function momentOf(state: State, { generated }: Axis): Moment | null {
   return { step, token, query: token === 0 ? null : token - 1 };
 }
 
-/** The query token in focus: under the pointer, else the one a token is being produced at, else the one set from Python. */
+/** The query in focus, as a place: under the pointer, else the one a token is being produced at, else the one set from Python. */
 export function focusedQuery(state: State, moment: Moment | null = null): number | null {
   const hover = state.get("hover");
-  if (moment === null) return hover === null ? state.get("query") : hover.query;
+  const query = state.get("query");
+  if (moment === null) return hover !== null ? hover.query : query === null ? null : placeOf(state, query);
   const there = hover !== null && (hover.query === null ? hover.key !== null : hover.query < moment.token);
   return there ? hover.query : moment.query;
 }
 
 // ── loading what is selected ────────────────────────────────────────────────────────────────────────────────────────
 
+// What decides which map is shown, and how its tokens are put together.
+const CHOSEN = ["part", "layer", "head", "heads", "reduce", "group", "expanded", "side", "step"] as const;
+const OVERLAID = 6; // heads that can be told apart by their colour
+
+/** What is selected, whether it is there or not. */
+export function selected(state: State): Selection {
+  const heads = state.get("heads");
+  return { part: state.get("part"), layer: state.get("layer"), head: state.get("head"), reduce: state.get("reduce"), ...(heads.length > 0 ? { heads } : {}) };
+}
+
 /**
- * Keeps `map` at what part, layer, head and reduce select. Loads that are overtaken are aborted, and the picture before
- * stays; a selection that does not exist, or a map that cannot be had, becomes an error in words.
+ * Keeps `map` at what is selected. Loads that are overtaken are aborted, and the picture before stays; a selection that
+ * does not exist, or a map that cannot be had, becomes an error in words.
  */
-export function follow(state: State, tiles: Pick<Tiles, "map" | "meta">, signal: AbortSignal): void {
+export function follow(state: State, tiles: Loaded, signal: AbortSignal): void {
   let load = new AbortController();
-  let loaded: string | null = null; // key of the map that is loading or on screen
+  let loaded: string | null = null; // what is loading or on screen
   let queued = false;
 
   const update = async (): Promise<void> => {
     queued = false;
-    const selection = { part: state.get("part"), layer: state.get("layer"), head: state.get("head"), reduce: state.get("reduce") };
-    const key = mapKey(selection);
+    const selection = selected(state);
+    const key = JSON.stringify([mapKey(selection), groupingOf(state), state.get("expanded"), state.get("side")]);
     if (signal.aborted || key === loaded) return;
     loaded = key;
     load.abort();
@@ -213,12 +287,14 @@ export function follow(state: State, tiles: Pick<Tiles, "map" | "meta">, signal:
     let outcome: MapState;
     try {
       refuseUnknown(selection, tiles.meta);
-      outcome = { status: "ready", map: await tiles.map(selection, own), selection };
+      outcome = { status: "ready", ...(await read(state, tiles, selection, own)) };
     } catch (error) {
       outcome = { status: "error", message: error instanceof Error ? error.message : String(error), previous };
       if (!own.aborted) loaded = null; // coming back to it tries again
     }
-    if (!own.aborted) state.set({ map: outcome });
+    if (own.aborted) return;
+    const regrouped = outcome.status === "ready" && previous !== null && outcome.axes.queries !== previous.axes.queries;
+    state.set({ map: outcome, ...(regrouped ? { hover: null } : {}) }); // places mean other tokens now
   };
   const soon = (): void => {
     // Layer and head often change together, one event each.
@@ -228,21 +304,74 @@ export function follow(state: State, tiles: Pick<Tiles, "map" | "meta">, signal:
   };
 
   atEnd(signal, () => load.abort());
-  state.on(["part", "layer", "head", "reduce"], soon, signal);
+  state.on(CHOSEN, soon, signal);
   const [first] = tiles.meta.parts;
   if (state.get("part") === "") state.set({ part: first.name });
   soon();
 }
 
-function refuseUnknown({ part, layer, head }: Selection, meta: Tiles["meta"]): void {
+/** What is needed of `Tiles` to show a map. */
+interface Loaded extends Pick<Tiles, "meta" | "map" | "row" | "column"> {
+  readonly other?: Loaded | null;
+}
+
+/** Tokens come one by one while one of them is being produced. */
+const groupingOf = (state: State): Traits["group"] => (state.get("step") === null ? state.get("group") : "token");
+
+/** The map of a selection as it is to be shown: several heads joined, one side less the other, tokens in groups. */
+export async function read(state: State, tiles: Loaded, selection: Selection, signal: AbortSignal): Promise<Shown> {
+  const { part, reduce, heads = [] } = selection;
+  const [by, side, other] = [groupingOf(state), state.get("side"), tiles.other ?? null];
+  const axes = axesOf(tiles.meta, part);
+  const aligned = tiles.meta.parts.find(({ name }) => name === part)?.aligned ?? null;
+  const groups = { queries: by === "token" ? null : gathered(axes.queries, by, state.get("expanded")), keys: null as Groups | null };
+  groups.keys = axes.keys === axes.queries ? groups.queries : by === "token" ? null : gathered(axes.keys, by, []);
+
+  const load = async (from: Loaded, at: Selection): Promise<Source> => ({
+    map: await from.map(at, signal),
+    row: (i, until) => from.row(at, i, until),
+    column: (j, until) => from.column(at, j, until),
+  });
+  const loads = new Map<Loaded, Map<Selection, Promise<Source>>>(); // each head is asked for once
+  const plain = (from: Loaded, at: Selection): Promise<Source> => {
+    const of = loads.get(from) ?? new Map<Selection, Promise<Source>>();
+    const found = of.get(at) ?? load(from, at);
+    loads.set(from, of.set(at, found));
+    return found;
+  };
+  // Heads are joined first, then one side is taken from the other, then tokens are put together: as in Python.
+  const ofSide = async (which: 0 | 1, at: readonly Selection[]): Promise<Source> => {
+    const from = which === 0 || other === null ? tiles : other;
+    const source = joined(await Promise.all(at.map((one) => plain(from, one))), reduce);
+    return aligned === null ? source : placed(source, aligned.queries[which], aligned.keys[which]);
+  };
+  const made = async (...at: readonly Selection[]): Promise<Source> => {
+    const both = other !== null && side === "difference";
+    const source = both ? difference(...(await Promise.all([ofSide(0, at), ofSide(1, at)]))) : await ofSide(other !== null && side === "b" ? 1 : 0, at);
+    return groups.queries === null && groups.keys === null ? source : grouped(source, groups.queries, groups.keys);
+  };
+  const shownAxes = { queries: groups.queries?.axis ?? axes.queries, keys: groups.keys?.axis ?? axes.keys };
+  if (heads.length === 0) return { ...(await made(selection)), selection, axes: shownAxes, groups, overlaid: [] };
+  const ones = heads.map(([layer, head]): Selection => ({ part, layer, head, reduce }));
+  const overlaid = heads.length > 1 && heads.length <= OVERLAID ? ones : [];
+  const [whole, ...apart] = await Promise.all([made(...ones), ...overlaid.map((one) => made(one))]);
+  return { ...whole, selection, axes: shownAxes, groups, overlaid: apart.map(({ map }, n) => ({ head: heads[n], map })) };
+}
+
+const JOINED = 64; // heads whose maps are fetched one by one to be joined
+
+function refuseUnknown({ part, layer, head, heads }: Selection, meta: BundleMeta): void {
   const info = meta.parts.find((candidate) => candidate.name === part);
   if (info === undefined) throw new WireError(`There is no part named “${part}”. There is: ${meta.parts.map(({ name }) => name).join(", ")}.`);
+  if (heads !== undefined && heads.length > JOINED) throw new WireError(`${heads.length} heads are too many to join one by one, ${JOINED} at most; a whole layer is the margin to the right.`);
+  for (const [l, h] of heads ?? []) refuseUnknown({ part, layer: l, head: h, reduce: "mean" }, meta);
+  if (heads !== undefined && heads.length > 0) return;
   const layers = info.layers.length;
   if (layer !== null && !(isCount(layer) && layer < layers)) throw new WireError(`There is no layer ${layer}: ${part} has ${numbered("layer", layers)}.`);
   if (layer !== null && info.layers[layer].absent !== null) throw new WireError(`Layer ${layer} of ${part} has no weights to show (${info.layers[layer].absent}).`);
-  const heads = layer === null ? Math.max(0, ...info.layers.map((one) => one.heads)) : info.layers[layer].heads;
-  if (head === null || (isCount(head) && head < heads)) return;
-  throw new WireError(`There is no head ${head}: ${layer === null ? part : `layer ${layer} of ${part}`} has ${numbered("head", heads)}.`);
+  const most = layer === null ? Math.max(0, ...info.layers.map((one) => one.heads)) : info.layers[layer].heads;
+  if (head === null || (isCount(head) && head < most)) return;
+  throw new WireError(`There is no head ${head}: ${layer === null ? part : `layer ${layer} of ${part}`} has ${numbered("head", most)}.`);
 }
 
 function numbered(noun: string, count: number): string {
@@ -256,7 +385,10 @@ export function settle(state: State, signal: AbortSignal, rest = REST): void {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const start = (): void => {
     clearTimeout(timer);
-    timer = setTimeout(() => { state.set({ query: state.get("hover")?.query ?? null }); }, rest);
+    timer = setTimeout(() => {
+      const place = state.get("hover")?.query ?? null;
+      state.set({ query: place === null ? null : tokenOf(state, place) });
+    }, rest);
   };
   state.on("hover", start, signal);
   atEnd(signal, () => clearTimeout(timer));
@@ -292,8 +424,19 @@ const READ: { [K in keyof Traits]: (value: unknown) => Traits[K] | undefined } =
   head: whole,
   reduce: oneOf("mean", "max", "min"),
   query: (value) => (value === null || isCount(value) ? value : undefined),
+  heads: (value) => (Array.isArray(value) ? value.filter(isHead) : undefined),
+  overlay: truth,
   pinned: (value) => (Array.isArray(value) ? value.filter(isCount) : undefined),
-  view: oneOf("arcs", "heatmap"),
+  view: oneOf("arcs", "heatmap", "graph", "text", "steps", "image", "table"),
+  arrangement: oneOf("columns", "line"),
+  group: oneOf("token", "word", "sentence"),
+  direction: oneOf("attends", "receives"),
+  sinks: truth,
+  side: oneOf("difference", "a", "b"),
+  sort: (value) => (typeof value === "string" ? value : undefined),
+  least: (value) => (value === null || typeof value === "number" ? value : undefined),
+  switches: readSwitches,
+  views: (value) => (isRecord(value) ? Object.fromEntries(Object.entries(value).filter((entry): entry is [string, Record<string, unknown>] => isRecord(entry[1]))) : undefined),
   scale: oneOf("linear", "sqrt", "log", "uniform"),
   threshold: (value) => (typeof value === "number" && value > 0 && value <= 1 ? value : undefined),
   theme: oneOf("auto", "light", "dark"),
@@ -303,8 +446,39 @@ const READ: { [K in keyof Traits]: (value: unknown) => Traits[K] | undefined } =
 
 const TRAITS = Object.keys(READ) as (keyof Traits)[];
 
+/** What of `values` can be read as traits: a view that was given a name, from here or from anywhere. */
+export function readTraits(values: Readonly<Record<string, unknown>>): Partial<Traits> {
+  const found = TRAITS.filter((name) => name in values).map((name) => [name, READ[name](values[name])] as const);
+  return Object.fromEntries(found.filter(([, value]) => value !== undefined));
+}
+
+/** The view as it is, but for the views that were given names. */
+export function traitsOf(state: State): Readonly<Record<string, unknown>> {
+  return Object.fromEntries(TRAITS.filter((name) => name !== "views").map((name) => [name, state.get(name)]));
+}
+
+/** The traits that are not as they are when nothing is said. */
+export function told(state: State): [name: string, value: unknown][] {
+  return Object.entries(traitsOf(state)).filter(([name, value]) => !same(value, DEFAULTS[name as Name]));
+}
+
 function whole(value: unknown): number | null | undefined {
   return value === null || Number.isSafeInteger(value) ? (value as number | null) : undefined;
+}
+
+function truth(value: unknown): boolean | undefined {
+  return typeof value === "boolean" ? value : undefined;
+}
+
+function isHead(value: unknown): value is HeadAt {
+  return Array.isArray(value) && value.length === 2 && value.every(isCount);
+}
+
+function readSwitches(value: unknown): Switches | undefined {
+  if (!isRecord(value)) return undefined;
+  const { scale, mask, positions, uniform, temperature } = { ...SWITCHES, ...value };
+  const heat = typeof temperature === "number" && temperature > 0 ? temperature : 1;
+  return { scale: scale, mask: mask, positions: positions, uniform: uniform, temperature: heat };
 }
 
 function oneOf<T extends string>(...names: T[]): (value: unknown) => T | undefined {

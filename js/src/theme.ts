@@ -10,6 +10,8 @@ import { atEnd, listen } from "./until.ts";
 export type Rgb = readonly [red: number, green: number, blue: number]; // 0…255
 export type ThemeName = "light" | "dark";
 export type Scale = "linear" | "sqrt" | "log" | "uniform";
+/** What a ramp stands for: weights on a scale, or the differences of weights. */
+export type Shade = Scale | "difference";
 
 export interface Palette {
   theme: ThemeName;
@@ -23,6 +25,10 @@ export interface Palette {
   ramp: readonly Rgb[];
   /** Below uniform, furthest first, towards the first stop of `ramp`. Quieter than `ramp`: most cells are below. */
   below: readonly Rgb[];
+  /** Less than nothing, where two maps are subtracted: furthest first, towards the first stop of `ramp`. */
+  less: readonly Rgb[];
+  /** Several heads in one picture, told apart by everybody, colour-blind or not, and 3 : 1 on the ground (a test holds them to both). */
+  several: readonly Rgb[];
 }
 
 const hexes = (text: string): Rgb[] => text.split(" ").map(hex);
@@ -43,6 +49,8 @@ export const PALETTES: Readonly<Record<ThemeName, Palette>> = {
     accent: hex("#c4621a"),
     ramp: hexes("#f4f3ee #bcd8d3 #56a1aa #205f8a #15204a"),
     below: hexes("#a67c3d #dcc79f"),
+    less: hexes("#5a2703 #a9571a #d99a5b #f0d5b5"),
+    several: hexes("#3488e3 #e75508 #196560 #c16e95 #5e3800 #1a1e1e"),
   },
   dark: {
     theme: "dark",
@@ -54,6 +62,8 @@ export const PALETTES: Readonly<Record<ThemeName, Palette>> = {
     accent: hex("#f0a35e"),
     ramp: hexes("#1b2027 #1d3b52 #2a7287 #74bfa8 #f2f0c4"),
     below: hexes("#94774a #4a3c27"),
+    less: hexes("#ffe0b8 #e39a52 #94591f #4b3018"),
+    several: hexes("#559dec #e76000 #00e1b9 #aa6f8a #eeb805 #ffffff"),
   },
 };
 
@@ -148,21 +158,21 @@ export function along(stops: readonly Rgb[], share: number): Rgb {
   return mix(stops[below], stops[below + 1], at - below);
 }
 
-const stopsOf = (palette: Palette, scale: Scale): readonly Rgb[] => {
-  if (scale !== "uniform") return palette.ramp;
+const stopsOf = (palette: Palette, shade: Shade): readonly Rgb[] => {
+  if (shade !== "uniform" && shade !== "difference") return palette.ramp;
   const arm = [0, 0.25, 0.5, 0.75, 1];
-  const below = [...palette.below, palette.ramp[0]];
+  const below = [...(shade === "uniform" ? palette.below : palette.less), palette.ramp[0]];
   return [...arm.map((share) => along(below, share)), ...arm.slice(1).map((share) => along(palette.ramp, share))];
 };
 
-export function ramp(palette: Palette, scale: Scale): Lut {
-  const stops = stopsOf(palette, scale);
+export function ramp(palette: Palette, shade: Shade): Lut {
+  const stops = stopsOf(palette, shade);
   return Uint32Array.from({ length: 256 }, (_, i) => pixel(along(stops, i / 255)));
 }
 
 /** A CSS gradient of the ramp, from left to right. */
-export function gradient(palette: Palette, scale: Scale): string {
-  const stops = stopsOf(palette, scale);
+export function gradient(palette: Palette, shade: Shade): string {
+  const stops = stopsOf(palette, shade);
   return `linear-gradient(to right, ${Array.from({ length: 17 }, (_, i) => css(along(stops, i / 16))).join(", ")})`;
 }
 
@@ -183,17 +193,24 @@ export function level(p: number, scale: Scale, allowed: number): number {
   }
 }
 
+/** Where a difference lies on the diverging ramp: 0 is −1, ½ is none, 1 is +1. Equal sizes are equally far from the middle. */
+export function signedLevel(delta: number, scale: Scale): number {
+  const size = Math.min(1, scale === "linear" ? Math.abs(delta) : Math.sqrt(Math.abs(delta)));
+  return 0.5 + (Math.sign(delta) * size) / 2;
+}
+
 export interface Legend {
   low: string;
   high: string;
   name: string;
 }
 
-export const LEGENDS: Readonly<Record<Scale, Legend>> = {
+export const LEGENDS: Readonly<Record<Shade, Legend>> = {
   linear: { low: "0", high: "1", name: "weight, linear scale" },
   sqrt: { low: "0", high: "1", name: "weight, square-root scale" },
   log: { low: "2⁻¹⁶", high: "1", name: "weight, log₂ scale" },
   uniform: { low: "1/16", high: "16", name: "× the uniform weight, 1× in the middle" },
+  difference: { low: "−1", high: "+1", name: "difference of weights, none in the middle" },
 };
 
 // ── the host ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -327,6 +344,7 @@ export function adapted(own: Palette, { ground, ink, soft, line, panel }: HostCo
     soft: standOut(soft ?? own.soft, nearest, text, 4.5),
     line: line !== null && contrast(line, ground) < 3 ? line : mix(ground, text, 0.14),
     accent: standOut(own.accent, nearest, text, 3),
+    several: own.several.map((colour) => standOut(colour, nearest, text, 3)),
     ramp: [mix(ground, own.ramp[1], 0.12), ...own.ramp.slice(1)],
   };
 }
@@ -344,7 +362,7 @@ function forced(element: HTMLElement): Palette {
   const ink = system("CanvasText", own.ink);
   const accent = system("Highlight", own.accent);
   style.color = before;
-  return { ...own, ground, panel: ground, ink, soft: ink, line: ink, accent: standOut(accent, ground, ink, 3), ramp: [mix(ground, own.ramp[1], 0.12), ...own.ramp.slice(1)] };
+  return { ...own, ground, panel: ground, ink, soft: ink, line: ink, accent: standOut(accent, ground, ink, 3), several: own.several.map((colour) => standOut(colour, ground, ink, 3)), ramp: [mix(ground, own.ramp[1], 0.12), ...own.ramp.slice(1)] };
 }
 
 /** Calls `changed` whenever the host may have changed its theme. */

@@ -2,7 +2,8 @@
  * Where maps come from. One interface, `get(key)`, which the bundle, the kernel, a cache and any chain of them satisfy, so
  * that whoever asks cannot tell a running kernel from a page on a stick.
  *
- * Keys: "map/<map key>", "row/<map key>/<i>", "column/<map key>/<j>", "thumbs/<part>" (map keys: see wire.ts).
+ * Keys: "map/<map key>", "row/<map key>/<i>", "column/<map key>/<j>" (map keys: see wire.ts), "thumbs/<part>",
+ * "steps/<part>/<layer>/<head>" (what is behind one head, vector by vector), "measures/<part>" (numbers per head).
  */
 
 import type { WeightMap } from "./math.ts";
@@ -32,7 +33,8 @@ export interface Tiles extends TileSource {
   row(selection: Selection, i: number, signal?: AbortSignal): Promise<Float32Array>;
   /** Exact column of key `j`, [n_q]. */
   column(selection: Selection, j: number, signal?: AbortSignal): Promise<Float32Array>;
-  thumbs(part: string): Promise<Block>;
+  /** Of a comparison: the attention that is taken from this one. */
+  readonly other: Tiles | null;
   /** When the oldest unanswered question to the kernel was asked (performance.now()), or `null`. */
   waiting(): number | null;
 }
@@ -55,9 +57,16 @@ export class MissingError extends Error {
  */
 export async function openTiles(bytes: Bytes, transport: Transport | null, signal: AbortSignal, sample?: number): Promise<Tiles> {
   const outer = await unpack(bytes);
-  const [bundle, meta] = await sampleIn(outer, bundleMeta(outer), sample);
+  return tilesOf(...(await sampleIn(outer, bundleMeta(outer), sample)), transport, signal, "a");
+}
+
+const OTHER = "other"; // the whole bundle of the other side of a comparison, inside that of the first
+
+async function tilesOf(bundle: Block, meta: BundleMeta, transport: Transport | null, signal: AbortSignal, side: "a" | "b"): Promise<Tiles> {
   const stored = bundleSource(bundle);
-  const kernel = transport === null ? null : kernelSource(transport, { signal, sample: meta.samples.at });
+  const inner = side === "a" && meta.sides !== null ? await stored.get(OTHER) : null;
+  const other = inner === null ? null : await tilesOf(inner, bundleMeta(inner), transport, signal, "b");
+  const kernel = transport === null ? null : kernelSource(transport, { signal, sample: meta.samples.at, side });
   const source = cached(kernel === null ? stored : firstOf(stored, kernel), CACHE_BYTES);
   const maps = new WeakMap<Block, WeightMap>();
 
@@ -79,7 +88,7 @@ export async function openTiles(bytes: Bytes, transport: Transport | null, signa
     has: (key) => stored.has(key),
     row: (selection, i, rowSignal) => line("row", selection, i, rowSignal),
     column: (selection, j, columnSignal) => line("column", selection, j, columnSignal),
-    thumbs: (part) => source.get(`thumbs/${part}`),
+    other,
     waiting: () => kernel?.waiting() ?? null,
     get live() {
       return kernel?.live ?? false;
@@ -122,6 +131,8 @@ export function bundleSource(bundle: Block): BundleSource {
 
 function missingWords(key: string): string {
   if (key.startsWith("thumbs/")) return "There are no thumbnails of this part in this page.";
+  if (key.startsWith("steps/")) return "The vectors behind this head are not stored in this page. Open the notebook to see them, or export with this head and view=\"steps\" chosen.";
+  if (key.startsWith("measures/")) return "There are no numbers about the heads in this page.";
   if (!key.startsWith("map/")) return "This row or column is not stored in this page: its map is stored pooled. Open the notebook to see it exactly.";
   const what = key.includes("/*") ? "This view over several heads" : "This head";
   return `${what} is not stored in this page. Export with a larger budget= to include it.`;
@@ -139,6 +150,7 @@ export interface KernelOptions {
   exact?: boolean;
   /** Whose maps to ask for. */
   sample?: number;
+  side?: "a" | "b";
   /** Ends the source: what is under way is cancelled and rejected. */
   signal?: AbortSignal;
   /** When to send what has gathered; the next animation frame by default. */
@@ -160,7 +172,7 @@ interface Pending {
  * cancelled; an answer comes as chunks, or as an error in words. Nothing times out, since a kernel may be busy for an hour:
  * `waiting()` says since when.
  */
-export function kernelSource(transport: Transport, { exact = false, sample = 0, signal, schedule = nextFrame }: KernelOptions = {}): KernelSource {
+export function kernelSource(transport: Transport, { exact = false, sample = 0, side = "a", signal, schedule = nextFrame }: KernelOptions = {}): KernelSource {
   const pending = new Map<number, Pending>();
   const cancelled: number[] = [];
   // Every view of a widget hears every reply, so two views must not count alike. Below 2⁵³, as JSON numbers must be.
@@ -240,7 +252,7 @@ export function kernelSource(transport: Transport, { exact = false, sample = 0, 
       return new Promise<Block>((resolve, reject) => {
         signal?.throwIfAborted();
         options?.signal?.throwIfAborted();
-        const request: Request = { id: ++id, ...question, exact, sample };
+        const request: Request = { id: ++id, ...question, exact, sample, ...(side === "b" ? { side } : {}) };
         const stop = new AbortController(); // takes our listener off the caller's signal
         const done = <T>(settle: (value: T) => void) => (value: T) => {
           stop.abort();
@@ -272,6 +284,9 @@ export function kernelSource(transport: Transport, { exact = false, sample = 0, 
 
 /** What a key asks of the kernel; `null` where the kernel is not the one to ask (thumbnails travel in the bundle). */
 function questionOf(key: string): Omit<Request, "id" | "exact" | "sample"> | null {
+  const [, what, part, layer, head] = /^(?:(steps)\/(.*)\/(\d+)\/(\d+))$/s.exec(key) ?? [];
+  if (what !== undefined) return { want: "steps", part, layer: Number(layer), head: Number(head), reduce: "mean", index: null };
+  if (key.startsWith("measures/")) return { want: "measures", part: key.slice(9), layer: null, head: null, reduce: "mean", index: null };
   const [, name, line, lineName, index] = /^(?:map\/(.*)|(row|column)\/(.*)\/(\d+))$/s.exec(key) ?? [];
   const selection = selectionOf(name ?? lineName ?? "");
   if (selection === null) return null;

@@ -237,11 +237,12 @@ export function isRecord(value: unknown): value is Record<string, unknown> {
 // ── cells ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 /**
- * What a cell of a decoded map can be: a weight ≥ 0, NaN, or one of these two codes. They are ordered so that the
- * maximum of a group of cells is also its pooled cell: weight > masked > padded.
+ * What a cell of a decoded map can be: a weight (below 0 only where two maps are subtracted), NaN, or one of these two
+ * codes, further down than any sum of weights gets. They are ordered so that the maximum of a group of cells is also its
+ * pooled cell: weight > masked > padded.
  */
-export const MASKED = -1;
-export const PADDED = -2;
+export const MASKED = -(2 ** 20);
+export const PADDED = -(2 ** 21);
 
 const ROOTS = 65000; // largest weight code of a u16 cell
 const tables = new Map<number, Float32Array>();
@@ -283,7 +284,17 @@ export interface Axis {
   segments: number[] | null;
   words: number[] | null;
   sentences: number[] | null;
+  /** Rows × columns of an image. */
   grid: [number, number] | null;
+  /** Which token is the patch in the upper left corner; `null` where the patches are the placeholders in `image`, or there are none. */
+  first_patch: number | null;
+  /** The array of the bundle that holds the image itself, as a block of kind "picture". */
+  picture: string | null;
+  /**
+   * What stands in the text before each token and belongs to none: spaces, line breaks. `null` where there is no text. A token
+   * that is itself a line break has no place for it here: its label shows ⏎, and a text breaks the line behind that.
+   */
+  before: string[] | null;
 }
 
 export interface LayerInfo {
@@ -304,6 +315,24 @@ export interface PartInfo {
   causal: boolean;
   layers: LayerInfo[];
   thumb: { rows: number; cols: number; sampled: boolean };
+  /** One number per head, for whoever wants to sort by it. */
+  measures: Measure[];
+  /** Where two attentions are compared: which token of each stands at a place of the axes, −1 where it has none there. */
+  aligned: Aligned | null;
+}
+
+/** A number for each head, [layer][head]; `null` where there is none. */
+export interface Measure {
+  name: string;
+  /** What it is, with its unit. */
+  title: string;
+  values: (number | null)[][];
+}
+
+/** Of each place of the common axes, the token of one side and the token of the other; −1 where a side has none. */
+export interface Aligned {
+  queries: readonly [a: number[], b: number[]];
+  keys: readonly [a: number[], b: number[]];
 }
 
 /** What came of comparing the recomputed weights with the model's own. */
@@ -330,6 +359,8 @@ export interface BundleMeta {
   check: Check | null;
   notes: string[];
   versions: Record<string, string>;
+  /** What the two sides of a comparison are called; `null` where there is one attention only. */
+  sides: readonly [a: string, b: string] | null;
 }
 
 /** The meta of a "bundle" block, checked field by field. */
@@ -353,6 +384,9 @@ export function bundleMeta(block: Block): BundleMeta {
       words: axis.groups("words", labels.length),
       sentences: axis.groups("sentences", labels.length),
       grid: Array.isArray(grid) && isCount(grid[0]) && isCount(grid[1]) ? [grid[0], grid[1]] : null,
+      first_patch: axis.lacks("first_patch") ? null : axis.count("first_patch"),
+      picture: axis.lacks("picture") ? null : axis.text("picture"),
+      before: axis.lacks("before") || axis.texts("before").length !== labels.length ? null : axis.texts("before"),
     };
   });
   const parts = meta.records("parts").map((part): PartInfo => {
@@ -372,11 +406,14 @@ export function bundleMeta(block: Block): BundleMeta {
         return { name: layer.text("name"), heads, kv_heads: layer.count("kv_heads"), window: isCount(window) ? window : null, absent };
       }),
       thumb: { rows: thumb.count("rows"), cols: thumb.count("cols"), sampled: thumb.value("sampled") === true },
+      measures: part.lacks("measures") ? [] : part.records("measures").map(readMeasure),
+      aligned: part.lacks("aligned") ? null : readAligned(part.record("aligned"), axes[queries].labels.length, axes[keys].labels.length),
     };
   });
   if (parts.length === 0) throw new WireError("There is nothing to show: the bundle holds no attention.");
   const model = meta.value("model");
   const versions = meta.value("versions");
+  const sides = meta.lacks("sides") ? [] : meta.texts("sides");
   return {
     title: meta.text("title"),
     model: typeof model === "string" ? model : null,
@@ -386,7 +423,22 @@ export function bundleMeta(block: Block): BundleMeta {
     check: readCheck(meta),
     notes: meta.value("notes") === undefined ? [] : meta.texts("notes"),
     versions: isRecord(versions) ? Object.fromEntries(Object.entries(versions).filter((entry): entry is [string, string] => typeof entry[1] === "string")) : {},
+    sides: sides.length === 2 ? [sides[0], sides[1]] : null,
   };
+}
+
+/** What a block that answers "measures/<part>" holds. */
+export const measuresOf = ({ meta, kind }: Block): Measure[] => new JsonObject(meta, kind).records("measures").map(readMeasure);
+
+function readMeasure(measure: JsonObject): Measure {
+  const rows = measure.value("values");
+  const values = (Array.isArray(rows) ? rows : []).map((row: unknown) => (Array.isArray(row) ? row : []).map((value: unknown) => (typeof value === "number" ? value : null)));
+  return { name: measure.text("name"), title: measure.text("title"), values };
+}
+
+function readAligned(aligned: JsonObject, queries: number, keys: number): Aligned {
+  const places = (name: string, n: number): number[] => aligned.groups(name, n) ?? aligned.refuse(name, "a list of places");
+  return { queries: [places("queries_a", queries), places("queries_b", queries)], keys: [places("keys_a", keys), places("keys_b", keys)] };
 }
 
 function readSamples(samples: JsonObject): Samples {
@@ -457,7 +509,7 @@ class JsonObject {
     return value.map((item: unknown, i) => (isRecord(item) ? new JsonObject(item, `${this.path}.${name}[${i}]`) : this.refuse(name, "a list of objects")));
   }
 
-  private refuse(name: string, wanted: string): never {
+  refuse(name: string, wanted: string): never {
     throw new WireError(`The bundle is damaged: ${this.path}.${name} is not ${wanted}.`);
   }
 }
@@ -466,16 +518,21 @@ class JsonObject {
 
 export type Reduce = "mean" | "max" | "min";
 
-/** Which map is looked at. `layer` or `head` null: reduced over that axis. */
+/** A head by its numbers. */
+export type HeadAt = readonly [layer: number, head: number];
+
+/** Which map is looked at. `layer` or `head` null: reduced over that axis. `heads`, where there are any: reduced over these. */
 export interface Selection {
   part: string;
   layer: number | null;
   head: number | null;
   reduce: Reduce;
+  heads?: readonly HeadAt[];
 }
 
 // "decoder/5/3" for one head; "decoder/5/*/mean" for a reduced map.
-export function mapKey({ part, layer, head, reduce }: Selection): string {
+export function mapKey({ part, layer, head, reduce, heads = [] }: Selection): string {
+  if (heads.length > 0) return `${part}/${heads.map(([l, h]) => `${l}.${h}`).join(",")}/${reduce}`; // of no single stored map
   const key = `${part}/${layer ?? "*"}/${head ?? "*"}`;
   return layer !== null && head !== null ? key : `${key}/${reduce}`;
 }
@@ -493,7 +550,7 @@ export function selectionOf(key: string): Selection | null {
   };
 }
 
-export type Want = "map" | "row" | "column";
+export type Want = "map" | "row" | "column" | "steps" | "measures";
 
 export interface Request extends Selection {
   id: number;
@@ -501,6 +558,8 @@ export interface Request extends Selection {
   index: number | null;
   exact: boolean;
   sample: number;
+  /** Of a comparison; "a" where it is left out. */
+  side?: "a" | "b";
 }
 
 /** Browser → kernel. */

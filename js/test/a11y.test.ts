@@ -3,7 +3,7 @@
 import { describe, expect, it } from "vitest";
 
 import type { Spoken } from "../src/a11y.ts";
-import { boundOf, cellSentence, columnSentence, counted, cut, Names, plain, rowSentence, selectionText, stepped, weightText } from "../src/a11y.ts";
+import { boundOf, cellSentence, columnSentence, counted, cut, deltaText, Names, plain, rowSentence, selectionText, stepped, weightText } from "../src/a11y.ts";
 import { MASKED, PADDED } from "../src/math.ts";
 import type { PartInfo } from "../src/wire.ts";
 
@@ -68,13 +68,22 @@ describe("a column and a cell", () => {
   });
 });
 
+it("differences have their sign", () => {
+  expect([0.214, -0.1, 0.001, -0.001, 0].map(deltaText)).toEqual(["+0.21", "−0.10", "+<0.01", "−<0.01", "0"]);
+});
+
 it("weights have two decimals, and small is not nothing", () => {
   expect([0, 0.0001, 0.0049, 0.005, 0.125, 0.999, 1, 1.5, NaN].map(weightText)).toEqual(["0", "<0.01", "<0.01", "0.01", "0.13", "1.00", "1.00", "1.50", "NaN"]);
 });
 
 describe("names", () => {
   const layers = [3, 2, 3].map((heads, l) => ({ name: `h.${l}`, heads, kv_heads: heads, window: null, absent: null }));
-  const part: PartInfo = { name: "decoder", title: "decoder self-attention", queries: 0, keys: 0, causal: true, layers, thumb: { rows: 1, cols: 1, sampled: false } };
+  const part: PartInfo = { name: "decoder", title: "decoder self-attention", queries: 0, keys: 0, causal: true, layers, thumb: { rows: 1, cols: 1, sampled: false }, measures: [], aligned: null };
+
+  it("say which heads were chosen", () => {
+    expect(selectionText({ layer: null, head: null, reduce: "mean", heads: [[1, 0]] }, part)).toBe("Layer 1 · head 0");
+    expect(selectionText({ layer: 1, head: 1, reduce: "max", heads: [[1, 0], [2, 2]] }, part)).toBe("Largest of 2 chosen heads");
+  });
 
   it("say what is selected", () => {
     expect(selectionText({ layer: 1, head: 0, reduce: "mean" }, part)).toBe("Layer 1 · head 0");

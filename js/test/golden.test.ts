@@ -6,7 +6,9 @@ import { fileURLToPath } from "node:url";
 
 import { describe, expect, it } from "vitest";
 
-import { cellsOf, weightMap } from "../src/math.ts";
+import { cellsOf, isWeight, weightMap } from "../src/math.ts";
+import { read as shownOf, State } from "../src/state.ts";
+import { openTiles } from "../src/tiles.ts";
 import type { Block } from "../src/wire.ts";
 import { bundleMeta, selectionOf, unpack } from "../src/wire.ts";
 
@@ -17,6 +19,8 @@ interface Sidecar {
   expect?: { rows?: Record<string, Cell[]>; columns?: Record<string, Cell[]> };
   tolerance?: number;
   map_keys?: string[];
+  /** Maps made of others: of several heads, of words, of both sides of a comparison. */
+  combined?: { heads: [number, number][]; reduce: "mean" | "max" | "min"; group: boolean; side: "a" | "b" | "difference"; rows: Cell[][] }[];
   /** Words with which the bytes must be refused. */
   refuse?: string;
 }
@@ -37,7 +41,7 @@ function expectLine(line: Float32Array | null, wanted: Cell[], tolerance: number
   expect(line?.length, what).toBe(wanted.length);
   wanted.forEach((cell, at) => {
     const got = line?.[at] ?? NaN;
-    if (cell === null) expect(got, `${what}, cell ${at}`).toBeLessThan(0);
+    if (cell === null) expect(isWeight(got) || Number.isNaN(got), `${what}, cell ${at}: ${got}`).toBe(false);
     else if (cell === "nan") expect(got, `${what}, cell ${at}`).toBeNaN();
     else expect(Math.abs(got - cell), `${what}, cell ${at}: ${got} and ${cell}`).toBeLessThanOrEqual(tolerance);
   });
@@ -49,7 +53,7 @@ it("there are golden files to read", () => {
 
 describe.each(names)("golden file %s", (name) => {
   const read = (): Promise<Block> => unpack(readFileSync(join(GOLDEN, `${name}.bin`)));
-  const { expect: wanted, tolerance = 1e-5, map_keys: keys, refuse } = sidecarOf(name);
+  const { expect: wanted, tolerance = 1e-5, map_keys: keys, combined, refuse } = sidecarOf(name);
 
   it.runIf(refuse !== undefined)("is refused in words", async () => {
     await expect(read()).rejects.toThrow(refuse);
@@ -71,10 +75,22 @@ describe.each(names)("golden file %s", (name) => {
     for (const [j, column] of columns) expectLine(map.column(Number(j)) ?? map.tile(0, map.nq, Number(j), Number(j) + 1), column, tolerance, `column ${j}`);
   });
 
+  it.runIf(combined !== undefined)("gives the maps made of maps that Python gives", async () => {
+    const { signal } = new AbortController();
+    const tiles = await openTiles(readFileSync(join(GOLDEN, `${name}.bin`)), null, signal);
+    for (const { heads, reduce, group, side, rows } of combined ?? []) {
+      const state = new State({ part: "attention", heads, reduce, side, group: group ? "word" : "token" });
+      const shown = await shownOf(state, tiles, { part: "attention", layer: null, head: null, heads, reduce }, signal);
+      expect(shown.axes.queries.labels.length).toBe(rows.length);
+      const words = `${heads.join(" ")} ${reduce} ${side}${group ? " in words" : ""}`;
+      for (const [i, row] of rows.entries()) expectLine(await shown.row(i, signal), row, tolerance, `row ${i} of ${words}`);
+    }
+  });
+
   it.runIf(refuse === undefined)("is a block that can be read", async () => {
     const block = await read();
     if (block.kind !== "bundle") {
-      expect(["qk", "weights", "thumbs"]).toContain(block.kind);
+      expect(["qk", "weights", "thumbs", "steps"]).toContain(block.kind);
       return;
     }
     const meta = bundleMeta(block);
@@ -87,7 +103,9 @@ describe.each(names)("golden file %s", (name) => {
       const selection = selectionOf(key.slice("map/".length));
       const part = meta.parts.find((one) => one.name === selection?.part);
       const map = weightMap(nested);
-      expect([map.nq, map.nk], key).toEqual([meta.axes[part?.queries ?? -1]?.labels.length, meta.axes[part?.keys ?? -1]?.labels.length]);
+      // The maps of a comparison's first side have its own tokens, of which the axes in common hold more.
+      const tokens = (axis: number, aligned: readonly number[] | undefined): number => aligned?.filter((at) => at >= 0).length ?? meta.axes[axis].labels.length;
+      expect([map.nq, map.nk], key).toEqual([tokens(part?.queries ?? -1, part?.aligned?.queries[0]), tokens(part?.keys ?? -1, part?.aligned?.keys[0])]);
     }
   });
 });

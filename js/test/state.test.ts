@@ -1,9 +1,9 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
 import type { WeightMap } from "../src/math.ts";
-import { weightMap } from "../src/math.ts";
+import { MASKED, weightMap } from "../src/math.ts";
 import type { Model, Selection } from "../src/state.ts";
-import { connect, focusedQuery, follow, momentOf, settle, shown, State, storedModel } from "../src/state.ts";
+import { connect, focusedQuery, follow, momentOf, placeOf, settle, shown, State, storedModel, tokenOf } from "../src/state.ts";
 import { bundleMeta } from "../src/wire.ts";
 import { block, bundleMetaOf, weights } from "./fixtures.ts";
 
@@ -366,6 +366,14 @@ describe("the map that is shown", () => {
     readonly meta = meta;
     readonly asked: { selection: Selection; signal: AbortSignal | undefined; land: (map: WeightMap) => void; fail: (error: Error) => void }[] = [];
 
+    row(): Promise<Float32Array> {
+      return Promise.reject(new Error("these maps are whole"));
+    }
+
+    column(): Promise<Float32Array> {
+      return this.row();
+    }
+
     map(selection: Selection, signal?: AbortSignal): Promise<WeightMap> {
       return new Promise((land, fail) => {
         signal?.addEventListener("abort", () => fail(signal.reason as Error));
@@ -389,7 +397,9 @@ describe("the map that is shown", () => {
     const loaded = map();
     tiles.asked[0].land(loaded);
     await turn();
-    expect(state.get("map")).toEqual({ status: "ready", map: loaded, selection: { part: "decoder", layer: 0, head: 0, reduce: "mean" } });
+    expect(state.get("map")).toMatchObject({ status: "ready", selection: { part: "decoder", layer: 0, head: 0, reduce: "mean" }, groups: { queries: null, keys: null } });
+    expect(shown(state)?.map).toBe(loaded);
+    expect(shown(state)?.axes.queries).toBe(meta.axes[0]);
   });
 
   it("stays while the next one loads", async () => {
@@ -444,7 +454,7 @@ describe("the map that is shown", () => {
     await turn();
     tiles.asked[1].fail(new Error("This head is not stored in this page."));
     await turn();
-    expect(state.get("map")).toEqual({ status: "error", message: "This head is not stored in this page.", previous: { status: "ready", map: loaded, selection: expect.anything() as unknown } });
+    expect(state.get("map")).toMatchObject({ status: "error", message: "This head is not stored in this page.", previous: { status: "ready" } });
     expect(shown(state)?.map).toBe(loaded);
     state.set({ layer: 2 });
     await turn();
@@ -479,6 +489,64 @@ describe("the map that is shown", () => {
     await turn();
     expect(state.get("map")).toMatchObject({ status: "error", message: "Layer 1 of decoder has no weights to show (MambaMixer: no attention)." });
     expect(tiles.asked).toEqual([]);
+  });
+
+  /** The cells of a row of the map that is shown. */
+  const cells = (state: State, i: number): number[] => [...(shown(state)?.map.row(i) ?? [])];
+
+  it("of several heads is their mean, largest or smallest, and keeps the few apart", async () => {
+    const { state, tiles } = await begin({ heads: [[0, 1], [2, 0]] });
+    expect(tiles.asked.map(({ selection }) => [selection.layer, selection.head])).toEqual([[0, 1], [2, 0]]);
+    tiles.asked[0].land(weightMap(weights([[1, "masked"], [0.25, 0.75]])));
+    tiles.asked[1].land(weightMap(weights([[1, "masked"], [0.75, 0.25]])));
+    await turn();
+    expect(cells(state, 1)).toEqual([expect.closeTo(0.5, 4), expect.closeTo(0.5, 4)]);
+    expect(cells(state, 0)).toEqual([1, MASKED]);
+    expect(shown(state)?.overlaid.map(({ head: at }) => at)).toEqual([[0, 1], [2, 0]]);
+    expect(shown(state)?.selection.heads).toEqual([[0, 1], [2, 0]]);
+  });
+
+  it("of a head that does not exist, or of too many, is refused in words", async () => {
+    const { state, tiles } = await begin({ heads: [[0, 1], [2, 7]] });
+    expect(state.get("map")).toMatchObject({ status: "error", message: "There is no head 7: layer 2 of decoder has heads 0 to 1." });
+    state.set({ heads: Array.from({ length: 65 }, () => [0, 0] as const) });
+    await turn();
+    expect(state.get("map")).toMatchObject({ status: "error", message: expect.stringContaining("65 heads are too many") as unknown });
+    expect(tiles.asked).toEqual([]);
+  });
+
+  it("stands in words where that is asked for, and in tokens while one of them is being produced", async () => {
+    const { state, tiles } = await begin({ group: "word" });
+    Object.assign(meta.axes[0], { words: [-1, 0, 0], sentences: [-1, 0, 0] });
+    state.set({ expanded: [99] });
+    await turn();
+    tiles.asked[1].land(weightMap(weights([[1, "masked", "masked"], [0.5, 0.5, "masked"], [0.25, 0.25, 0.5]])));
+    await turn();
+    expect(shown(state)?.axes.queries.labels).toEqual(["token 0", "token 1token 2"]);
+    expect([cells(state, 0), cells(state, 1)]).toEqual([[1, MASKED], [expect.closeTo(0.375, 4), expect.closeTo(0.625, 4)]]);
+    expect([placeOf(state, 2), tokenOf(state, 1)]).toEqual([1, 1]);
+    state.set({ step: 1 });
+    await turn();
+    expect(tiles.asked).toHaveLength(3);
+    Object.assign(meta.axes[0], { words: null, sentences: null });
+  });
+
+  it("is the first side less the second, or either of them", async () => {
+    const [tiles, other] = [new Slow(), new Slow()];
+    const state = new State({ part: "decoder", layer: 0, head: 0 });
+    follow(state, Object.assign(tiles, { other }), forever);
+    await turn();
+    tiles.asked[0].land(weightMap(weights([[0.75, 0.25]])));
+    other.asked[0].land(weightMap(weights([[0.5, 0.5]])));
+    await turn();
+    expect(cells(state, 0)).toEqual([expect.closeTo(0.25, 4), expect.closeTo(-0.25, 4)]);
+    expect(shown(state)?.map.signed).toBe(true);
+    state.set({ side: "b" });
+    await turn();
+    expect([tiles.asked.length, other.asked.length]).toEqual([1, 2]);
+    other.asked[1].land(weightMap(weights([[0.5, 0.5]])));
+    await turn();
+    expect([cells(state, 0)[1], shown(state)?.map.signed]).toEqual([expect.closeTo(0.5, 4), false]);
   });
 
   it("is of the first part where none is chosen", async () => {

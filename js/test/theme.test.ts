@@ -18,6 +18,21 @@ const HOSTS: Record<string, Palette> = {
   "a pale host with pale text": adapted(PALETTES.light, { ...NONE, ground: rgb("#fdf6e3"), ink: rgb("#93a1a1"), soft: rgb("#c0c8c8") }),
 };
 
+const linear = (channel: number): number => (channel <= 10.31 ? channel / 255 / 12.92 : ((channel / 255 + 0.055) / 1.055) ** 2.4);
+const encoded = (c: number): number => 255 * (c <= 0.0031308 ? 12.92 * Math.max(0, c) : 1.055 * Math.min(1, c) ** (1 / 2.4) - 0.055);
+
+/** How colours look to an eye that lacks one kind of cones (Machado, Oliveira and Fernandes 2009, severity 1). */
+const through = (matrix: readonly (readonly number[])[]) => (colour: Rgb): Rgb => {
+  const light = colour.map(linear);
+  return matrix.map((row) => encoded(row.reduce((sum, share, i) => sum + share * light[i], 0))) as unknown as Rgb;
+};
+const SIGHTS: Record<string, (colour: Rgb) => Rgb> = {
+  trichromat: (colour) => colour,
+  protanope: through([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+  deuteranope: through([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]),
+  tritanope: through([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]]),
+};
+
 describe.each(Object.entries(HOSTS))("the palette of %s", (_, palette) => {
   it("has text of 4.5 : 1 on every surface", () => {
     for (const surface of [palette.ground, palette.panel]) {
@@ -45,8 +60,18 @@ describe.each(Object.entries(HOSTS))("the palette of %s", (_, palette) => {
     expect(Math.abs(lightness[0] - oklab(palette.ground)[0])).toBeLessThan(0.06);
   });
 
-  it("moves away from uniform on both sides", () => {
-    const lightness = Array.from(ramp(palette, "uniform"), (pixel) => oklab(unpixel(pixel))[0]);
+  it("has colours for several heads that stand out from the ground and from each other, whatever colours one sees", () => {
+    for (const colour of palette.several) expect(contrast(colour, palette.ground)).toBeGreaterThanOrEqual(3);
+    for (const [sight, seen] of Object.entries(SIGHTS)) {
+      const labs = palette.several.map((colour) => oklab(seen(colour)));
+      for (const [n, p] of labs.entries()) {
+        for (const q of labs.slice(0, n)) expect(Math.hypot(p[0] - q[0], p[1] - q[1], p[2] - q[2]), `${sight}: ${n}`).toBeGreaterThan(0.06);
+      }
+    }
+  });
+
+  it.each(["uniform", "difference"] as const)("moves away from the middle on both sides of the %s ramp", (shade) => {
+    const lightness = Array.from(ramp(palette, shade), (pixel) => oklab(unpixel(pixel))[0]);
     const away = palette.theme === "light" ? -1 : 1;
     for (let i = 129; i < 256; i++) expect((lightness[i] - lightness[i - 1]) * away).toBeGreaterThan(-0.006);
     for (let i = 126; i >= 0; i--) expect((lightness[i] - lightness[i + 1]) * away).toBeGreaterThan(-0.006);

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { TileSource, Transport } from "../src/tiles.ts";
 import { bundleSource, cached, firstOf, kernelSource, MissingError, openTiles } from "../src/tiles.ts";
 import type { Block, Bytes, Question, Request } from "../src/wire.ts";
-import { unpack } from "../src/wire.ts";
+import { MASKED, unpack } from "../src/wire.ts";
 import type { Spec } from "./fixtures.ts";
 import { block, bundleMetaOf, f32, head, pack, u8, weights } from "./fixtures.ts";
 
@@ -465,7 +465,7 @@ describe("tiles", () => {
     expect(tiles.meta.title).toBe("TinyModel");
     expect([tiles.live, tiles.waiting(), tiles.has("map/decoder/0/0"), tiles.has("map/decoder/0/1")]).toEqual([false, null, true, false]);
     expect((await tiles.map(one)).nq).toBe(3);
-    expect((await tiles.thumbs("decoder")).kind).toBe("thumbs");
+    expect((await tiles.get("thumbs/decoder")).kind).toBe("thumbs");
     await expect(tiles.map(mean)).rejects.toThrow("Export with a larger budget=");
   });
 
@@ -510,7 +510,7 @@ describe("tiles", () => {
     await vi.waitFor(() => expect(kernel.requests).toHaveLength(2));
     expect(kernel.requests[1]).toMatchObject({ want: "row", layer: 0, head: null, index: 1 });
     await answer(weights([[0.25, 1, "masked"]], { rows: [1, 2], cols: [0, 3], n_q: 2, n_k: 3 }));
-    expect([...(await row)]).toEqual([expect.closeTo(0.25, 4), 1, -1]);
+    expect([...(await row)]).toEqual([expect.closeTo(0.25, 4), 1, MASKED]);
 
     const column = tiles.column(mean, 2);
     await vi.waitFor(() => expect(kernel.requests).toHaveLength(3));

@@ -7,74 +7,11 @@ import { groupsOf } from "../src/label.ts";
 import { MASKED, PADDED, weightMap } from "../src/math.ts";
 import { placeOf, stepAt } from "../src/scrubber.ts";
 import { State } from "../src/state.ts";
-import type { Tiles } from "../src/tiles.ts";
-import { layOut as layOutArcs, strongestEdges, topOf } from "../src/views/arcs.ts";
-import { layOut as layOutMap } from "../src/views/heatmap.ts";
-import { cellAt, gridFor, shapeOf, widthBeside } from "../src/views/matrix.ts";
-import type { Axis, PartInfo } from "../src/wire.ts";
+import type { Axis } from "../src/wire.ts";
 import { bundleMeta } from "../src/wire.ts";
 import { block, bundleMetaOf, head } from "./fixtures.ts";
 
 const axisOf = (n: number, marks: Partial<Axis> = {}): Axis => ({ ...bundleMeta(block("bundle", bundleMetaOf(1, 1, n), {})).axes[0], ...marks });
-
-describe("the matrix", () => {
-  const shapes = [[1, 1], [2, 4], [12, 12], [24, 16], [32, 32], [80, 64]].map(([layers, heads]) => ({ layers, heads }));
-
-  it.each(shapes)("of $layers × $heads stays within its room", (shape) => {
-    for (const width of [396, 616, 876, 1376]) expect(gridFor(shape, width).width).toBeLessThanOrEqual(width);
-  });
-
-  it("shows few heads large and many heads legibly", () => {
-    expect(gridFor({ layers: 2, heads: 4 }, 500).cell).toBe(64);
-    expect(gridFor({ layers: 12, heads: 12 }, 500).cell).toBeGreaterThanOrEqual(24);
-    for (const width of [616, 868]) expect(gridFor({ layers: 32, heads: 32 }, width).cell).toBeGreaterThanOrEqual(10);
-  });
-
-  it("leaves the detail its room, or the whole width under it", () => {
-    for (const shape of shapes) {
-      for (const width of [640, 868, 1368]) expect(widthBeside(shape, width) ?? 0).toBeLessThanOrEqual(width - 390);
-      expect(widthBeside(shape, 600)).toBeNull();
-    }
-    expect(widthBeside({ layers: 32, heads: 32 }, 640)).toBeNull();
-  });
-});
-
-describe("layers without attention", () => {
-  const partOf = (absent: (string | null)[]): PartInfo => {
-    const [part] = bundleMeta(block("bundle", bundleMetaOf(absent.length, 4), {})).parts;
-    return { ...part, layers: part.layers.map((layer, l) => ({ ...layer, heads: absent[l] === null ? 4 : 0, absent: absent[l] })) };
-  };
-  const hybrid = partOf([null, "Mamba", "MLP", null, "Mamba", null]);
-
-  it("that follow each other are one band, which knows why each has none", () => {
-    expect(shapeOf(hybrid)).toEqual({ layers: 6, heads: 4, absent: [{ from: 1, to: 3, reasons: ["Mamba", "MLP"] }, { from: 4, to: 5, reasons: ["Mamba"] }] });
-    expect(shapeOf(partOf([null, null])).absent).toEqual([]);
-  });
-
-  it("take little of the height, however many they are, and leave the others theirs", () => {
-    const most = partOf(Array.from({ length: 48 }, (_, l) => (l % 8 === 4 ? null : "Mamba")));
-    const grid = gridFor(shapeOf(most), 500);
-    expect(grid.height).toBeLessThan(560);
-    expect(grid.cell).toBeGreaterThanOrEqual(24);
-    const bands = grid.absent.map(({ from, to }) => grid.tops[to] - grid.tops[from]);
-    expect(Math.min(...bands)).toBeGreaterThanOrEqual(15); // room for a line of text
-    expect(Math.max(...bands)).toBeLessThan(grid.cell);
-  });
-
-  it("leave every layer where its cells are found again", () => {
-    const grid = gridFor(shapeOf(hybrid), 500);
-    expect(grid.tops.every((top, layer) => layer === 0 || top > grid.tops[layer - 1])).toBe(true);
-    for (const layer of [0, 3, 5]) expect(cellAt(grid, 60, grid.tops[layer] + grid.cell / 2)).toEqual({ layer, head: 0 });
-    for (const layer of [1, 2, 4]) expect(cellAt(grid, 60, grid.tops[layer] + 2)).toEqual({ layer, head: 0 });
-    expect(cellAt(grid, 60, grid.tops[6] + grid.cell / 2)).toEqual({ layer: null, head: 0 });
-    expect(grid.tops[6] + grid.cell).toBeLessThanOrEqual(grid.height);
-  });
-
-  it("change nothing where there are none", () => {
-    const { tops, cell, gap } = gridFor({ layers: 3, heads: 4 }, 400);
-    expect(tops.map((top) => top - tops[0])).toEqual([0, cell + gap, 2 * (cell + gap), 3 * (cell + gap) + 6]);
-  });
-});
 
 describe("tokens that stand together", () => {
   const named = (axis: Axis): unknown[] => groupsOf(axis).map(({ name, from, to }) => [name, from, to]);
@@ -102,14 +39,16 @@ describe("the range of generated tokens", () => {
 });
 
 describe("the focus, while a token is being produced", () => {
-  const meta = bundleMeta(block("bundle", bundleMetaOf(1, 1, 6), {}));
+  const [plain] = bundleMeta(block("bundle", bundleMetaOf(1, 1, 6), {})).axes;
   const { block: stored } = head({ nq: 6 });
   const shownAt = (fields: Partial<ConstructorParameters<typeof State>[0]>) => {
-    const axes = meta.axes.map((axis) => ({ ...axis, generated: [3, 4, 5] }));
+    const axis = { ...plain, generated: [3, 4, 5] };
     const selection = { part: "decoder", layer: 0, head: 0, reduce: "mean" } as const;
     const map = weightMap(stored);
-    const state = new State({ part: "decoder", map: { status: "ready", map, selection }, ...fields });
-    return { map, focus: focusOf({ state, tiles: { meta: { ...meta, axes } } as Tiles, signal: new AbortController().signal }).current };
+    const source = { map, row: (i: number) => Promise.resolve(map.tile(i, i + 1, 0, map.nk)), column: (j: number) => Promise.resolve(map.tile(0, map.nq, j, j + 1)) };
+    const ready = { status: "ready", ...source, selection, axes: { queries: axis, keys: axis }, groups: { queries: null, keys: null }, overlaid: [] } as const;
+    const state = new State({ part: "decoder", map: ready, ...fields });
+    return { map, focus: focusOf({ state, signal: new AbortController().signal }).current };
   };
 
   it("is the query it is produced at", () => {
@@ -132,59 +71,6 @@ describe("the focus, while a token is being produced", () => {
   it("is what it always is once everything is shown", () => {
     const { focus } = shownAt({ step: null, hover: { query: 5, key: null } });
     expect([focus.queries, focus.moment]).toEqual([[5], null]);
-  });
-});
-
-describe("arcs", () => {
-  it("have columns that follow each other within the room", () => {
-    for (const width of [360, 600, 1000]) {
-      const { columns } = layOutArcs(13, 13, width, 70, 300);
-      expect(columns.every((x, n) => n === 0 || x >= columns[n - 1])).toBe(true);
-      expect(columns[5]).toBeLessThanOrEqual(width);
-      expect(columns[3] - columns[2]).toBeGreaterThanOrEqual(60);
-    }
-  });
-
-  it("scroll where rows would get too small to read", () => {
-    expect(layOutArcs(13, 13, 800, 70, 70)).toMatchObject({ row: 26, height: 338, view: 338 });
-    expect(layOutArcs(500, 500, 800, 70, 70)).toMatchObject({ row: 22, height: 11000, view: 560 });
-  });
-
-  it("keep rows apart, in order and inside, on a side that is shorter than the other", () => {
-    for (const [nq, nk] of [[9, 14], [1, 30], [8, 200]]) {
-      const layout = layOutArcs(nq, nk, 800, 70, 70);
-      const tops = Array.from({ length: nq }, (_, i) => topOf(layout, i, nq));
-      expect(tops.every((top, i) => i === 0 || top - tops[i - 1] >= layout.row - 1)).toBe(true);
-      expect(tops[0]).toBeGreaterThanOrEqual(0);
-      expect(tops[nq - 1] + layout.row).toBeLessThanOrEqual(layout.height + 1);
-    }
-  });
-
-  it("draw the strongest edges when there are too many, and count them all", () => {
-    const carried = (weights: number[]) => ({ keys: Uint32Array.from(weights.keys()), weights: Float32Array.from(weights) });
-    const { edges, count } = strongestEdges([[0, carried([0.5, 0.25])], [7, carried([0.75, 0.125, 0.0625])]], 3);
-    expect(count).toBe(5);
-    expect(edges.map(({ query, weight }) => [query, weight])).toEqual([[7, 0.75], [0, 0.5], [0, 0.25]]);
-  });
-});
-
-describe("the heat map", () => {
-  it("has cells of whole screen pixels", () => {
-    for (const ratio of [1, 1.5, 2]) {
-      for (const n of [5, 13, 100, 333, 512]) {
-        const { cell, rows, width, left, right } = layOutMap(n, n, 700, 60, 60, ratio);
-        expect(cell * ratio).toBeCloseTo(Math.round(cell * ratio), 9);
-        if (n <= 333) expect(rows).toBe(n);
-        expect(left + width + right).toBeLessThanOrEqual(700);
-      }
-    }
-  });
-
-  it("pools what has fewer screen pixels than weights", () => {
-    const { rows, cols, width } = layOutMap(4096, 4096, 700, 60, 60, 1);
-    expect(rows).toBeLessThan(700);
-    expect(cols).toBe(rows);
-    expect(width).toBe(cols);
   });
 });
 

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import type { Block } from "../src/wire.ts";
-import { bundleMeta, bytesOf, findArray, mapKey, needArray, replyOf, selectionOf, thumbTable, unpack, weightTable, WireError } from "../src/wire.ts";
+import { bundleMeta, bytesOf, findArray, mapKey, MASKED, needArray, PADDED, replyOf, selectionOf, thumbTable, unpack, weightTable, WireError } from "../src/wire.ts";
 import { block, bundleMetaOf, f32, frame, i16, pack, u8 } from "./fixtures.ts";
 
 const refusal = async (bytes: Uint8Array<ArrayBuffer>): Promise<string> => {
@@ -169,7 +169,7 @@ describe("cell codes", () => {
     expect(table[0]).toBe(0);
     expect(table[125]).toBe(0.5);
     expect(table[250]).toBe(2);
-    expect([...table.slice(251)]).toEqual([NaN, NaN, NaN, -2, -1]);
+    expect([...table.slice(251)]).toEqual([NaN, NaN, NaN, PADDED, MASKED]);
   });
 
   it("of 16 bits are squares up to 65000, and four signs", () => {
@@ -178,7 +178,7 @@ describe("cell codes", () => {
     expect(table[32500]).toBe(0.25);
     expect(table[65000]).toBe(1);
     expect(table[65001]).toBeNaN();
-    expect([...table.slice(65533)]).toEqual([NaN, -2, -1]);
+    expect([...table.slice(65533)]).toEqual([NaN, PADDED, MASKED]);
     expect(weightTable(0.5)[65000]).toBe(0.5);
   });
 });
@@ -198,7 +198,7 @@ describe("the meta of a bundle", () => {
     const meta = bundleMeta(block("bundle", { ...rest, axes: [{ kind: "patch", labels: ["a"], special: [0, 5], grid: [1, 1] }] }, {}));
     expect(meta.check).toBeNull();
     expect(meta.notes).toEqual([]);
-    const none = { generated: [], image: [], punctuation: [], segments: null, words: null, sentences: null };
+    const none = { generated: [], image: [], punctuation: [], segments: null, words: null, sentences: null, first_patch: null, picture: null, before: null };
     expect(meta.axes[0]).toEqual({ kind: "patch", labels: ["a"], raw: ["a"], special: [0], grid: [1, 1], ...none });
   });
 

@@ -2,7 +2,7 @@
 
     python -m tests.bench                      from the repository's root; half an hour
     python -m tests.bench --quick              short lengths, once each; a few minutes
-    python -m tests.bench --only hover         one of capture, bytes, paint, hover
+    python -m tests.bench --only hover         one of capture, bytes, paint, hover, views
     python -m tests.bench --json numbers.json  the rows as a file, too
     python -m tests.bench --check              exit status 1 if something is not reached
 
@@ -30,7 +30,7 @@ from typing import Any
 
 from attnwidget import __version__
 
-from . import capture, pages
+from . import capture, pages, views
 from .lab import Shown, hover_in_notebook, jupyterlab, show_once
 from .table import Row, show, show_heading
 
@@ -99,6 +99,7 @@ SECTIONS = {
     ),
     "bytes": ("Bytes", bytes_rows),
     "paint": ("First paint: JupyterLab with a fresh kernel and browser each time, and pages", paint_rows),
+    "views": ("The views: random heads, one fresh browser for each row", views.rows),
     "hover": (f"Hovering query tokens, {HOVERS} times; BertViz draws all heads of one layer", hover_rows),
 }
 

@@ -42,19 +42,20 @@ def write(tool: str, n: int, path: Path, **traits: Any) -> None:
 
 
 @cache
-def _folder() -> Path:
+def folder() -> Path:
+    """Where this run's pages are."""
     return Path(mkdtemp(prefix="bench-pages-"))
 
 
 def remove() -> None:
     """Removes the pages of this run."""
-    shutil.rmtree(_folder())
+    shutil.rmtree(folder())
 
 
 @cache
 def page_of(tool: str, n: int, traits: str = "{}") -> Path:
     """The file, written when it is first asked for."""
-    path = _folder() / f"{tool}-{n}-{zlib.crc32(traits.encode())}.html"
+    path = folder() / f"{tool}-{n}-{zlib.crc32(traits.encode())}.html"
     subprocess.run([sys.executable, "-m", __name__, tool, str(n), str(path), traits], cwd=ROOT, check=True)
     return path
 

@@ -16,12 +16,13 @@ class Row:
     what: str
     n: int | None
     ours: float | None
-    unit: str  # "s", "bytes"
+    unit: str  # "s", "bytes", or "" for what is counted
     other: str = ""
     theirs: float | None = None
     ratio: float | None = None
     at_most: float | None = None  # of ours
     ratio_at_most: float | None = None
+    at_least: float | None = None  # of ours
 
     @property
     def compared(self) -> float | None:
@@ -33,10 +34,12 @@ class Row:
     @property
     def reached(self) -> bool | None:
         """Whether what was to be reached is; None where nothing was. Whoever finishes beats who does not."""
-        if self.at_most is None and self.ratio_at_most is None:
+        if self.at_most is None and self.ratio_at_most is None and self.at_least is None:
             return None
         if self.ours is None:
             return False
+        if self.at_least is not None:
+            return self.ours >= self.at_least
         if self.ratio_at_most is None:
             return self.at_most is not None and self.ours <= self.at_most
         return self.compared is None or self.compared <= self.ratio_at_most
@@ -53,6 +56,8 @@ def show(rows: Iterable[Row]) -> list[Row]:
     shown = []
     for row in rows:
         limit = f"≤ {_amount(row.at_most, row.unit)}" if row.at_most is not None else ""
+        if row.at_least is not None:
+            limit = f"≥ {_amount(row.at_least, row.unit)}"
         if row.ratio_at_most is not None:
             limit = f"≤ {row.ratio_at_most:.2f} ×"
         reached = {True: "yes", False: "NO", None: ""}[row.reached]
@@ -77,6 +82,8 @@ def _line(cells: Iterable[object]) -> None:
 def _amount(value: float | None, unit: str) -> str:
     if value is None:
         return "did not finish"
+    if unit == "":
+        return f"{value:.3g}"
     steps = {"s": ((1, "s"), (1e-3, "ms")), "bytes": ((1e6, "MB"), (1e3, "kB"), (1, "B"))}[unit]
     size, name = next((step for step in steps if abs(value) >= step[0]), steps[-1])
     return f"{value / size:.3g} {name}" if abs(value / size) < 100 else f"{value / size:,.0f} {name}"

@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,9 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def page(chromium: Browser) -> Iterator[Page]:
-    """A fresh page that refuses every request to another machine, and fails the test on an error of the widget's."""
+@contextmanager
+def fresh_page(chromium: Browser) -> Iterator[Page]:
+    """A page that refuses every request to another machine, and fails the test on an error of the widget's."""
     context = chromium.new_context(viewport={"width": 1400, "height": 1000})
     page = context.new_page()
     page.outside = []
@@ -52,6 +53,18 @@ def page(chromium: Browser) -> Iterator[Page]:
     yield page
     context.close()
     assert not page.broken
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    with fresh_page(chromium) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The script of axe-core, which finds what people with a screen reader or weak eyes would stumble over."""
+    return (ROOT / "js" / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
 
 
 @pytest.fixture(scope="session")
@@ -172,25 +185,26 @@ class Notebook:
         self.page.wait_for_timeout(400)
 
 
+def open_notebook(page: Page, lab: tuple[str, Path], source: Path | list[str]) -> Notebook:
+    """A notebook file, or a notebook made of the given cells, in the real JupyterLab."""
+    address, served = lab
+    if isinstance(source, Path):
+        name = source.name
+        shutil.copy(source, served / name)
+    else:
+        import nbformat
+
+        name = f"cells_{time.monotonic_ns()}.ipynb"
+        cells = [nbformat.v4.new_code_cell(cell) for cell in source]
+        metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), served / name)
+    page.goto(f"{address}/lab/tree/{name}?reset", wait_until="domcontentloaded")
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.context", timeout=60_000)
+    return Notebook(page)
+
+
 @pytest.fixture
 def notebook(page: Page, lab: tuple[str, Path]) -> Callable[[Path | list[str]], Notebook]:
-    """Opens a notebook file, or a notebook made of the given cells, in the real JupyterLab."""
-    address, served = lab
-
-    def open_it(source: Path | list[str]) -> Notebook:
-        if isinstance(source, Path):
-            name = source.name
-            shutil.copy(source, served / name)
-        else:
-            import nbformat
-
-            name = f"cells_{time.monotonic_ns()}.ipynb"
-            cells = [nbformat.v4.new_code_cell(cell) for cell in source]
-            metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-            nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), served / name)
-        page.goto(f"{address}/lab/tree/{name}?reset", wait_until="domcontentloaded")
-        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-        page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.context", timeout=60_000)
-        return Notebook(page)
-
-    return open_it
+    """Opens one."""
+    return lambda source: open_notebook(page, lab, source)

@@ -1,154 +1,46 @@
 /**
- * Token arcs: queries left, keys right, an edge for every weight that counts.
+ * Token arcs: an edge from a query to a key for every weight that counts, between two columns or along one line.
  *
  * Two canvases lie under the tokens: hairlines for all queries in sight, drawn when the map changes, and tapers for the
  * token in focus, drawn on every hover. Both, and the tokens, exist for a window of the list only, so that a thousand
- * tokens cost what forty do. Hovering changes texts and classes inside boxes of fixed size: no layout beyond them.
+ * tokens cost what forty do.
  */
 
-import { counted, element, stepped, thousands, weightText } from "../a11y.ts";
+import type { Choice } from "../a11y.ts";
+import { counted, cut, element, segmented, stepped, thousands, weightText } from "../a11y.ts";
+import { groupings, headings, samples } from "../around.ts";
+import type { Ends } from "../carried.ts";
+import { beyond, edgesText, foldsOf, leaks, LEGIBLE, paddingOf } from "../carried.ts";
+import type { Groups } from "../combine.ts";
 import type { Edge } from "../draw.ts";
-import { fit, hairlines, perFrame, tapers, watchWidth } from "../draw.ts";
-import type { Focus, Focusing } from "../focus.ts";
-import { axesOf, focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
-import { boundaries, brackets, chip, facts, LANE, laneOf, nameOf, Ruler } from "../label.ts";
+import { fit, perFrame, watchWidth } from "../draw.ts";
+import type { Focusing } from "../focus.ts";
+import { focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
+import { facts, laneOf, Ruler, textOf } from "../label.ts";
+import type { Layout, Side } from "../layout.ts";
+import { columns, drawnWithin, line, SIDES, spanOf, tokensBetween } from "../layout.ts";
 import type { WeightMap } from "../math.ts";
-import { MASKED, PADDED, strongest } from "../math.ts";
-import type { Moment, Shown, State, ViewContext } from "../state.ts";
-import { focusedQuery, momentOf, shown } from "../state.ts";
-import { css, onDress, paletteAt, tints } from "../theme.ts";
+import { strongest } from "../math.ts";
+import type { Fields, Moment, Shown, State, ViewContext } from "../state.ts";
+import { axesNow, axesOf, focusedQuery, momentOf, placeOf, shown } from "../state.ts";
+import { endsOf, Strands } from "../strands.ts";
+import { onDress, paletteAt } from "../theme.ts";
 import type { Tiles } from "../tiles.ts";
+import { TokenList } from "../tokenlist.ts";
 import { listen } from "../until.ts";
 import type { Axis } from "../wire.ts";
-
-// ── where things are ────────────────────────────────────────────────────────────────────────────────────────────────
-
-interface Layout {
-  /** Height of a row, and of all rows. */
-  row: number;
-  height: number;
-  /** What is seen of it at once. */
-  view: number;
-  nq: number;
-  nk: number;
-  /** Left edges of the columns: weights by query, queries, arcs, keys, weights by key; and where the last one ends. */
-  columns: readonly [number, number, number, number, number, number];
-}
-
-const VIEW = 560; // pixels of height before the list scrolls
-const NUMBER = 48; // width of a column of weights
-const CHIP = 28; // padding and borders of a chip, and a little air
-const BAND = 150; // pixels that long tokens leave to the arcs
-const SPREAD = 1.5; // how far apart the rows of the shorter side may be
-
-export function layOut(nq: number, nk: number, width: number, widestQuery: number, widestKey: number): Layout {
-  const n = Math.max(nq, nk, 1);
-  const roomy = Math.floor(VIEW / n);
-  const row = roomy >= 18 ? Math.min(26, roomy) : 22;
-  const height = row * n;
-  const most = Math.max(48, Math.min(width * 0.27, (width - 2 * NUMBER - Math.min(BAND, width / 4)) / 2));
-  const [query, key] = [Math.min(widestQuery + CHIP, most), Math.min(widestKey + CHIP, most)];
-  const arcs = Math.max(60, Math.min(460, width - 2 * NUMBER - query - key));
-  const from = Math.max(0, (width - (2 * NUMBER + query + arcs + key)) / 2);
-  const columns: number[] = [from];
-  for (const wide of [NUMBER, query, arcs, key, NUMBER]) columns.push(columns[columns.length - 1] + wide);
-  return { row, height, view: Math.min(height, VIEW), nq, nk, columns: columns.map(Math.round) as unknown as Layout["columns"] };
-}
-
-/** Top of row `i` on a side of `n` rows: the shorter side is spread out a little, and centred. */
-export function topOf({ row, height, view }: Layout, i: number, n: number): number {
-  const pitch = height > view ? height / n : Math.min(height / n, row * SPREAD);
-  return Math.round((height - n * pitch) / 2 + i * pitch + (pitch - row) / 2);
-}
-
-/** Rows [first, last) of a side of `n` that show between two heights. */
-function rowsBetween(layout: Layout, n: number, from: number, to: number): [number, number] {
-  let [first, last] = [0, n];
-  while (first < n && topOf(layout, first, n) + layout.row < from) first++;
-  while (last > first && topOf(layout, last - 1, n) > to) last--;
-  return [first, last];
-}
-
-// ── which edges ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-/** The keys that carry the chosen share of one query, strongest first. */
-interface Carried {
-  keys: Uint32Array;
-  weights: Float32Array;
-}
-
-interface Ends {
-  query: number;
-  key: number;
-  weight: number;
-}
-
-const LEAK = 1e-3;
-
-function leaks(map: WeightMap): boolean {
-  for (let i = 0; i < map.nq; i++) if (map.leak(i) > LEAK) return true;
-  return false;
-}
-
-const DRAWN = 2000; // edges on screen at once
-const KEPT = 512; // queries whose edges are remembered
-const NONE: Carried = { keys: new Uint32Array(), weights: new Float32Array() };
-
-function carriedBy(row: Float32Array | null, share: number): Carried {
-  if (row === null) return NONE;
-  const keys = strongest(row, share).indices;
-  return { keys, weights: Float32Array.from(keys, (key) => row[key]) };
-}
-
-/** The strongest of the edges that `queries` carry, strongest first, at most `limit`; and how many there are in all. */
-export function strongestEdges(queries: readonly (readonly [query: number, carried: Carried])[], limit: number): { edges: Ends[]; count: number } {
-  const count = queries.reduce((sum, [, { keys }]) => sum + keys.length, 0);
-  let least = 0;
-  if (count > limit) {
-    const weights = new Float32Array(count);
-    let at = 0;
-    for (const [, carried] of queries) {
-      weights.set(carried.weights, at);
-      at += carried.weights.length;
-    }
-    least = weights.sort()[count - limit];
-  }
-  const edges: Ends[] = [];
-  for (const [query, { keys, weights }] of queries) {
-    for (let n = 0; n < keys.length && weights[n] >= least; n++) edges.push({ query, key: keys[n], weight: weights[n] });
-  }
-  edges.sort((a, b) => b.weight - a.weight);
-  return { edges: edges.slice(0, limit), count };
-}
-
-// ── the view ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 export function arcs(context: ViewContext): void {
   new Arcs(context);
 }
 
-type Side = "query" | "key";
+const FOLD = 22; // pixels of the sign that takes a group apart
+const [TOKEN, SENTENCE] = [150, 260]; // pixels of the widest token in a line
+const READABLE = 3; // heads whose numbers stand side by side
+const TOGETHER = { mean: "their mean", max: "the largest", min: "the smallest" } as const;
 
-/** One token on screen, with the weight beside it. */
-interface Row {
-  el: HTMLElement;
-  chip: HTMLElement;
-  weight: HTMLElement;
-}
-
-/** How a token stands to the focus. */
-interface Mark {
-  /** In focus, or pinned. */
-  on: boolean;
-  /** The focus cannot see it. */
-  off: boolean;
-  /** It is not there yet, or it is just being produced. */
-  time: "later" | "now" | "";
-  /** Weight of its edge with the focus; `null` where there is none to speak of. */
-  weight: number | null;
-  /** The edge is among those drawn. */
-  carried: boolean;
-}
+type Both<T> = Readonly<Record<Side, T>>;
+const both = <T>(of: (side: Side) => T): Both<T> => ({ query: of("query"), key: of("key") });
 
 class Arcs {
   readonly #state: State;
@@ -156,33 +48,32 @@ class Arcs {
   readonly #focus: Focusing;
   readonly #el: HTMLElement;
 
+  readonly #tokens = new TokenList();
   readonly #lines = element("canvas", { class: "attn-lines", "aria-hidden": "true" });
   readonly #glow = element("canvas", { "aria-hidden": "true" });
-  readonly #sides: Record<Side, HTMLElement> = {
-    query: element("div", { role: "group", "aria-label": "Queries" }),
-    key: element("div", { role: "list", "aria-label": "Keys" }),
-  };
   readonly #groups = element("div");
-  readonly #space = element("div", { class: "attn-space" }, this.#lines, this.#glow, this.#groups, this.#sides.query, this.#sides.key);
+  readonly #space = element("div", { class: "attn-space" }, this.#lines, this.#glow, this.#groups, this.#tokens.el.query, this.#tokens.el.key);
   readonly #list = element("div", { class: "attn-list" }, this.#space);
   readonly #heads = element("div", { class: "attn-heads" });
   readonly #leaves = element("span", { class: "attn-end attn-leaves" }, "← leaves");
-  readonly #beyond = {
-    above: element("button", { type: "button", class: "attn-beyond attn-above-view", tabindex: -1 }),
-    below: element("button", { type: "button", class: "attn-beyond attn-below-view", tabindex: -1 }),
-  };
+  readonly #beyond = ["above", "below"].map((where) => element("button", { type: "button", class: `attn-beyond attn-${where}-view`, tabindex: -1 }));
+  readonly #legend = element("div", { class: "attn-legend attn-strands", role: "list" });
   readonly #under = element("p", { class: "attn-quiet attn-under" });
-  readonly #rows: Record<Side, Map<number, Row>> = { query: new Map(), key: new Map() };
 
   #width = 0;
-  #layout: Layout = layOut(0, 0, 0, 0, 0);
-  #window = { from: 0, to: 0 }; // heights between which things exist
+  #layout: Layout = columns({ nq: 0, nk: 0, width: 0, widest: { query: 0, key: 0 }, numbers: [0, 0] });
+  #same = false; // one line of tokens, each query and key
+  #window = { from: 0, to: 0 }; // between these points things exist
+  #scroll = 0; // where the list stands; to ask it for that would lay it out
   #at: Shown | null = null;
-  #axes: Record<Side, Axis>;
-  #kept = new Map<number, Carried>();
-  #roving: Record<Side, number> = { query: 0, key: 0 };
-  #edges = "";
+  #strands = new Strands(null, false, 1);
+  #axes: Both<Axis>;
+  #folds: Both<ReturnType<typeof foldsOf>> = { query: [], key: [] };
+  #folding: { side: Side; token: number } | null = null; // a group that is being taken apart, or put together
+  #padding: ReadonlySet<number> = new Set(); // keys
   #leaks = false; // some row of the map gives to no key
+  #edges = "";
+  #told: Both<ReadonlySet<number>> = both(() => new Set<number>()); // what carries the chosen share of the focus
 
   constructor(context: ViewContext) {
     const { el, state, tiles, signal } = context;
@@ -190,204 +81,206 @@ class Arcs {
     this.#state = state;
     this.#tiles = tiles;
     this.#focus = focusOf(context);
-    this.#axes = this.#axesOf(state.get("part"));
-    const stage = element("div", { class: "attn-stage" }, this.#list, this.#beyond.above, this.#beyond.below);
+    this.#axes = this.#axesNow();
     el.classList.add("attn-arcs");
-    el.append(this.#heads, stage, this.#under);
+    el.append(this.#options(signal), this.#heads, element("div", { class: "attn-stage" }, this.#list, ...this.#beyond), this.#legend, this.#under);
 
     watchWidth(el, (width) => { this.#width = width; this.#arrange(); }, signal);
     state.on("map", () => { this.#load(); }, signal);
-    state.on("threshold", () => { this.#kept.clear(); this.#drawAll(); }, signal);
+    state.on(["arrangement", "overlay"], () => { this.#select(); this.#arrange(); }, signal);
+    state.on("threshold", () => { this.#select(); this.#drawAll(); }, signal);
     state.on("pinned", () => { this.#showHeads(); }, signal);
     state.on(["query", "step"], () => { this.#reveal(); }, signal);
     state.on("step", perFrame(() => { this.#drawAll(); }, signal), signal);
     this.#focus.on(perFrame(() => { this.#drawFocus(); }, signal), signal);
-    onDress(el, () => { this.#drawAll(); }, signal);
-    for (const each of [this.#leaves, ...Object.values(this.#beyond)]) each.hidden = true;
+    onDress(el, () => { this.#arrange(); }, signal);
+    for (const each of [this.#leaves, ...this.#beyond]) each.hidden = true;
     this.#listen(signal);
     this.#load();
   }
 
+  /** How tokens are arranged, which of their edges hovering shows, and whether several heads are drawn one by one. */
+  #options(signal: AbortSignal): HTMLElement {
+    const state = this.#state;
+    const control = <K extends "arrangement" | "direction" | "overlay">(name: K, label: string, choices: () => Choice<Fields[K]>[], needless: () => boolean): HTMLElement => {
+      const buttons = segmented<Fields[K]>(label, (value) => { state.set({ [name]: value }); });
+      const update = (): void => {
+        buttons.show(choices(), state.get(name));
+        buttons.el.hidden = needless();
+      };
+      state.on(["map", "arrangement", name], update, signal);
+      update();
+      return buttons.el;
+    };
+    return element("div", { class: "attn-options" },
+      control("arrangement", "Tokens in", () => [{ value: "columns", label: "columns" }, { value: "line", label: "line" }], () => false),
+      control("direction", "A token shows what it", () => [{ value: "attends", label: "attends to" }, { value: "receives", label: "receives from" }], () => !this.#isSame(this.#axesNow())),
+      control("overlay", "Of several heads", () => [{ value: true, label: "each head" }, { value: false, label: TOGETHER[shown(state)?.selection.reduce ?? "mean"] }], () => !isFew(shown(state))),
+    );
+  }
+
   // ── what is shown ──
 
-  #axesOf(name: string): Record<Side, Axis> {
-    const { queries, keys } = axesOf(this.#tiles.meta, name);
+  #axesNow(): Both<Axis> {
+    const { queries, keys } = axesNow(this.#state, this.#tiles);
     return { query: queries, key: keys };
   }
 
-  #moment(): Moment | null {
+  #isSame({ query, key }: Both<Axis>): boolean {
+    return this.#state.get("arrangement") === "line" && query === key;
+  }
+
+  get #moment(): Moment | null {
     return momentOf(this.#state, this.#axes.query);
   }
 
   /** How many tokens of a side are there, at the moment that is shown. */
   #there(side: Side): number {
-    const moment = this.#moment();
+    const moment = this.#moment;
     return moment === null || this.#axes[side] !== this.#axes.query ? this.#length(side) : moment.token + 1;
-  }
-
-  #load(): void {
-    const at = shown(this.#state);
-    if (at === null || at === this.#at) return;
-    this.#at = at;
-    this.#leaks = leaks(at.map);
-    this.#kept.clear();
-    const axes = this.#axesOf(at.selection.part);
-    if (axes.query === this.#axes.query && axes.key === this.#axes.key) {
-      this.#drawAll();
-      return;
-    }
-    this.#axes = axes;
-    this.#roving = { query: 0, key: 0 };
-    this.#list.scrollTop = 0;
-    this.#arrange();
-  }
-
-  /** Places everything anew, for another width or another part. Tokens are there before the map is. */
-  #arrange(): void {
-    if (this.#width === 0) return;
-    const ruler = new Ruler(this.#el);
-    const { query, key } = this.#axes;
-    const widest = (axis: Axis): number => ruler.widest(axis, 240) + laneOf(axis);
-    const layout = (this.#layout = layOut(query.labels.length, key.labels.length, this.#width, widest(query), widest(key)));
-    for (const side of ["query", "key"] as const) this.#sides[side].classList.toggle("attn-lane", laneOf(this.#axes[side]) > 0);
-    Object.assign(this.#space.style, { height: `${layout.height}px`, lineHeight: `${Math.min(20, layout.row - 2)}px` });
-    this.#list.style.height = `${layout.view}px`;
-    for (const side of ["query", "key"] as const) {
-      this.#rows[side].clear();
-      this.#sides[side].replaceChildren();
-    }
-    this.#window = { from: 0, to: 0 };
-    this.#showHeads();
-    this.#showGroups();
-    this.#scrolled();
-    this.#reveal();
-  }
-
-  #showGroups(): void {
-    const { query, key } = this.#axes;
-    const { columns, row } = this.#layout;
-    const top = (side: Side, i: number): number => topOf(this.#layout, i, this.#length(side));
-    const span = (side: Side) => (from: number, to: number) => [top(side, from) + 2, top(side, to - 1) + row - top(side, from) - 4] as const;
-    const across = query === key ? columns[5] : columns[2];
-    const lines = boundaries(query).map((i) => element("div", { class: "attn-boundary", style: `top: ${(top("query", i - 1) + row + top("query", i)) / 2}px; left: ${columns[0]}px; width: ${across - columns[0]}px` }));
-    this.#groups.replaceChildren(...lines, ...brackets(query, "right", columns[1], span("query")), ...brackets(key, "left", columns[4] - LANE, span("key")));
-  }
-
-  #showHeads(): void {
-    const { columns, nq } = this.#layout;
-    const head = (text: string, from: number, to: number, side: string): HTMLElement =>
-      element("span", { class: side, style: `left: ${from}px; width: ${to - from}px` }, text);
-    this.#heads.replaceChildren(
-      head("query", columns[1], columns[2], "attn-end"),
-      head("attends to →", columns[2], columns[3], "attn-middle"),
-      head("key", columns[3], columns[4], ""),
-      this.#leaves,
-    );
-    Object.assign(this.#leaves.style, { left: `${columns[0] - 20}px`, width: `${columns[1] - columns[0] + 10}px` });
-    const pinned = pinnedIn(this.#state, nq).length;
-    if (pinned > 1) this.#heads.append(head(`Σ over ${pinned} pinned`, columns[3] + 36, columns[5], "attn-sum"));
-  }
-
-  /** Makes the window follow the list: half a view to spare on either side, so that scrolling shows no gaps. */
-  #scrolled(): void {
-    const { view, height } = this.#layout;
-    const top = this.#list.scrollTop;
-    if (this.#window.from <= Math.max(0, top - view / 8) && this.#window.to >= Math.min(height, top + view * 1.125)) {
-      this.#showBeyond();
-      return;
-    }
-    this.#window = { from: Math.max(0, Math.floor(top - view / 2)), to: Math.min(height, Math.ceil(top + view * 1.5)) };
-    this.#keepRows("query");
-    this.#keepRows("key");
-    this.#drawAll();
-  }
-
-  /** Brings the query that Python asked for, or the token that is being produced, into view. */
-  #reveal(): void {
-    const query = this.#moment()?.token ?? this.#state.get("query");
-    if (query === null || this.#state.get("hover") !== null || query >= this.#layout.nq) return;
-    this.#scrollTo("query", query);
-  }
-
-  #scrollTo(side: Side, i: number): void {
-    const { view, row } = this.#layout;
-    const at = topOf(this.#layout, i, this.#length(side));
-    const { scrollTop } = this.#list;
-    if (at < scrollTop || at + row > scrollTop + view) this.#list.scrollTop = at - (view - row) / 2;
-    this.#scrolled();
   }
 
   #length(side: Side): number {
     return side === "query" ? this.#layout.nq : this.#layout.nk;
   }
 
-  // ── tokens ──
+  #groupsOf(side: Side): Groups | null {
+    return this.#at?.groups[side === "query" ? "queries" : "keys"] ?? null;
+  }
 
-  /** Makes the rows of the window and drops those that left it, but never the one that has the keyboard. */
-  #keepRows(side: Side): void {
-    const rows = this.#rows[side];
-    const [first, last] = rowsBetween(this.#layout, this.#length(side), this.#window.from, this.#window.to);
-    for (const [i, row] of rows) {
-      if ((i >= first && i < last) || row.el.matches(":focus")) continue;
-      row.el.remove();
-      row.weight.remove();
-      rows.delete(i);
+  #select(): void {
+    this.#strands = new Strands(this.#at, this.#state.get("overlay"), this.#state.get("threshold"));
+  }
+
+  #load(): void {
+    const at = shown(this.#state);
+    if (at === null || at === this.#at) return;
+    const shape = (): string => `${this.#strands.all.length} ${this.#strands.signed}`; // what the numbers need room for
+    const before = shape();
+    this.#at = at;
+    this.#leaks = leaks(at.map);
+    this.#padding = paddingOf(at.map);
+    this.#select();
+    const axes = this.#axesNow();
+    if (axes.query === this.#axes.query && axes.key === this.#axes.key && shape() === before) {
+      this.#showLegend();
+      this.#drawAll();
+      return;
     }
-    for (let i = first; i < last; i++) {
-      if (rows.has(i)) continue;
-      const row = this.#makeRow(side, i);
-      rows.set(i, row);
-      this.#sides[side].append(row.el, row.weight);
-    }
+    this.#axes = axes;
+    const folding = this.#folding;
+    this.#folding = null;
+    if (folding === null) this.#scrollBy(0);
+    this.#arrange(true);
+    if (folding !== null) this.#moveTo(folding.side, this.#groupsOf(folding.side)?.of[folding.token] ?? folding.token);
   }
 
-  #makeRow(side: Side, i: number): Row {
-    const { columns, row: height } = this.#layout;
-    const axis = this.#axes[side];
-    const token = chip(axis, i);
-    const at = topOf(this.#layout, i, this.#length(side));
-    const box = (column: number): string => `top: ${at}px; height: ${height}px; left: ${columns[column]}px; width: ${columns[column + 1] - columns[column]}px`;
-    const own = side === "query" ? { role: "button", "aria-pressed": "false", "data-query": i } : { role: "listitem", "data-key": i };
-    const el = element("div", { ...own, class: `attn-token attn-${side}`, tabindex: i === this.#roving[side] ? 0 : -1, "aria-label": nameOf(axis, i), style: box(side === "query" ? 1 : 3) }, token);
-    const weight = element("span", { class: `attn-weight attn-${side}`, [side === "query" ? "data-weight-from" : "data-weight-for"]: i, "aria-hidden": "true", style: box(side === "query" ? 0 : 4) });
-    return { el, chip: token, weight };
+  /** Places everything anew, for another width, arrangement or part (`other`). Tokens are there before the map is. */
+  #arrange(other = false): void {
+    if (this.#width === 0) return;
+    const [oneLine, strands, { length: count }] = [this.#state.get("arrangement") === "line", this.#strands, this.#strands.all];
+    const narrow = this.#width < 560;
+    const dense = count > READABLE || (count > 1 && narrow);
+    const tall = !oneLine && this.#groupsOf("query") !== null && this.#state.get("group") === "sentence";
+    this.#same = this.#isSame(this.#axes);
+    const groups = both((side) => this.#groupsOf(side));
+    this.#folds = both((side) => this.#foldsOf(side));
+    const layout = (this.#layout = oneLine ? this.#line(dense) : this.#columns(dense, narrow, tall));
+    for (const [name, holds] of Object.entries({ line: oneLine, tall, several: strands.several, brief: !oneLine && strands.several && narrow })) this.#el.classList.toggle(`attn-${name}`, holds);
+    for (const side of SIDES) this.#tokens.el[side].classList.toggle("attn-lane", !oneLine && laneOf(this.#axes[side]) > 0);
+    const lineHeight = oneLine ? 20 : Math.min(20, spanOf(layout, "query", 0)[1] - 2);
+    Object.assign(this.#space.style, { width: oneLine ? `${layout.width}px` : "", height: `${layout.height}px`, lineHeight: `${lineHeight}px` });
+    layout.arcs.forEach((at, n) => { this.#el.style.setProperty(n === 0 ? "--near" : "--far", `${at}px`); });
+    this.#list.style.height = oneLine ? `${layout.height + (layout.width > layout.view ? 12 : 0)}px` : `${layout.view}px`;
+    this.#tokens.arrange({ layout, axes: this.#axes, groups, folds: this.#folds, same: this.#same, tall, strands, dense, palette: paletteAt(this.#el) }, !other);
+    this.#window = { from: 0, to: 0 };
+    this.#showHeads();
+    this.#groups.replaceChildren(...groupings(layout, this.#axes, this.#same));
+    this.#showLegend();
+    this.#scrolled();
+    this.#reveal();
   }
 
-  /** Marks tokens and writes weights; only what differs is touched. */
-  #mark({ queries, key, row, column }: Focus, carried: Record<Side, ReadonlySet<number>>): void {
-    const moment = this.#moment();
-    const asked = moment?.token ?? this.#layout.nq;
-    const pinned = new Set(pinnedIn(this.#state, asked));
-    const there = this.#there("key");
-    const tint = tints(paletteAt(this.#el));
-    for (const [i, shownRow] of this.#rows.query) {
-      const pressed = String(pinned.has(i));
-      if (shownRow.el.getAttribute("aria-pressed") !== pressed) shownRow.el.setAttribute("aria-pressed", pressed);
-      const time = i === moment?.token ? "now" : i > asked ? "later" : "";
-      this.#markRow(shownRow, markOf(column, i, carried.query, pinned.has(i) || queries.includes(i), time), tint);
-      if (key === null && this.#leaks) this.#markLeak(shownRow.weight, i, i < asked, queries.includes(i));
-    }
-    this.#leaves.hidden = !this.#leaks || key !== null;
-    for (const [j, shownRow] of this.#rows.key) this.#markRow(shownRow, markOf(row, j, carried.key, j === key, j >= there ? "later" : ""), tint);
+  #columns(dense: boolean, narrow: boolean, tall: boolean): Layout {
+    const ruler = new Ruler(this.#el);
+    const widest = both((side) => ruler.widest(this.#axes[side], tall ? 320 : 240) + laneOf(this.#axes[side]) + (this.#folds[side].some((sign) => sign !== null) ? FOLD : 0));
+    const [count, { query, key }] = [this.#strands.all.length, this.#axes];
+    const numbers = count < 2 ? (this.#strands.signed ? 58 : 48) : dense ? 7 * count + 52 : 46 * count;
+    // Several heads in a narrow room: bars alone beside queries.
+    return columns({ nq: query.labels.length, nk: key.labels.length, width: this.#width, widest, numbers: [count > 1 && narrow ? 7 * count + 8 : numbers, numbers], tall });
   }
 
-  /** Beside a query that gives to no key: how much. */
-  #markLeak(weight: HTMLElement, query: number, there: boolean, focused: boolean): void {
-    const leak = (there ? this.#at?.map.leak(query) : 0) ?? 0;
-    weight.textContent = leak > LEAK ? weightText(leak) : "";
-    weight.classList.toggle("attn-strong", focused);
+  #line(dense: boolean): Layout {
+    const ruler = new Ruler(this.#el);
+    const most = this.#state.get("group") === "sentence" ? SENTENCE : TOKEN;
+    const widths = (side: Side): number[] => this.#axes[side].labels.map((_, i) => Math.min(most, ruler.width(textOf(this.#axes[side], i))) + ((this.#folds[side][i] ?? null) === null ? 0 : FOLD));
+    const queries = widths("query");
+    const { length: count } = this.#strands.all;
+    const numbers = count < 2 ? [this.#strands.signed ? 44 : 32, 18] as const : dense ? [Math.max(48, 7 * count), 36] as const : [48, 15 * count + 3] as const;
+    return line({ width: this.#width, queries, keys: this.#same ? queries : widths("key"), numbers, ahead: !this.#causal, lanes: both((side) => laneOf(this.#axes[side])) });
   }
 
-  #markRow({ el, chip: token, weight }: Row, { on, off, time, weight: share, carried }: Mark, tint: (weight: number) => string): void {
-    const text = share === null || (!carried && share < 0.005) ? "" : weightText(share);
-    if (weight.textContent !== text) weight.textContent = text;
-    weight.classList.toggle("attn-strong", carried);
-    el.classList.toggle("attn-on", on);
-    el.classList.toggle("attn-off", off && time !== "now");
-    el.classList.toggle("attn-later", time === "later");
-    el.classList.toggle("attn-now", time === "now");
-    el.classList.toggle("attn-carried", carried);
-    token.style.backgroundColor = carried && share !== null && share > 0 ? tint(share) : "";
+  get #causal(): boolean {
+    return this.#tiles.meta.parts.find(({ name }) => name === this.#state.get("part"))?.causal ?? false;
+  }
+
+  #foldsOf(side: Side): ReturnType<typeof foldsOf> {
+    const [groups, numbers] = [this.#groupsOf(side), this.#groupNumbers];
+    // Only what has the tokens of the queries can be taken apart.
+    return groups === null || numbers === null || this.#axes[side] !== this.#axes.query ? [] : foldsOf(groups.members, numbers);
+  }
+
+  /** The word or sentence of each query token. */
+  get #groupNumbers(): readonly number[] | null {
+    const { words, sentences } = axesOf(this.#tiles.meta, this.#state.get("part")).queries;
+    return this.#state.get("group") === "sentence" ? sentences : words;
+  }
+
+  #showHeads(): void {
+    const pinned = pinnedIn(this.#state, this.#layout.nq).length;
+    this.#heads.replaceChildren(...headings(this.#layout, this.#same, pinned > 1 ? `Σ over ${pinned} pinned` : "", this.#leaves));
+  }
+
+  /** What lines and colours stand for; nothing where there is nothing to tell apart. */
+  #showLegend(): void {
+    const { several, signed } = this.#strands;
+    const also: string[] = [];
+    if (this.#same) also.push(`above: back to earlier tokens${this.#causal ? "" : " · below: ahead to later ones"} · wide at the query, narrow at the key`);
+    if (this.#state.get("overlay") && isFew(this.#at) && !several) also.push("These maps are too large to be here whole, so the heads are shown together.");
+    this.#legend.replaceChildren(...samples(this.#strands, paletteAt(this.#el), this.#tiles.meta.sides ?? ["A", "B"]), ...also.map((words) => element("span", { role: "listitem" }, words)));
+    this.#legend.hidden = !several && !signed && also.length === 0;
+  }
+
+  // ── the window ──
+
+  /** Makes the window follow the list: half a view to spare on either side, so that scrolling shows no gaps. */
+  #scrolled(): void {
+    const { view, along, height, width } = this.#layout;
+    const at = (this.#scroll = along === "y" ? this.#list.scrollTop : this.#list.scrollLeft);
+    const [length, { from, to }] = [along === "y" ? height : width, this.#window];
+    if (from <= Math.max(0, at - view / 8) && to >= Math.min(length, at + view * 1.125)) return this.#showBeyond();
+    this.#window = { from: Math.max(0, Math.floor(at - view / 2)), to: Math.min(length, Math.ceil(at + view * 1.5)) };
+    this.#tokens.keep(this.#window.from, this.#window.to);
+    this.#drawAll();
+  }
+
+  #scrollBy(to: number): void {
+    this.#list[this.#layout.along === "y" ? "scrollTop" : "scrollLeft"] = to;
+  }
+
+  /** Brings the query that Python asked for, or the token that is being produced, into view. */
+  #reveal(): void {
+    const query = this.#state.get("query");
+    const place = this.#moment?.token ?? (query === null ? null : placeOf(this.#state, query));
+    if (place !== null && this.#state.get("hover") === null && place < this.#layout.nq) this.#scrollTo("query", place);
+  }
+
+  /** Brings a token, and one on either side of it, into view. */
+  #scrollTo(side: Side, i: number): void {
+    const { view } = this.#layout;
+    const [at, size] = spanOf(this.#layout, side, i);
+    if (at - size < this.#scroll || at + 2 * size > this.#scroll + view) this.#scrollBy(at - (view - size) / 2);
+    this.#scrolled();
   }
 
   // ── drawing ──
@@ -399,185 +292,155 @@ class Arcs {
     this.#el.dispatchEvent(new Event("attn-drawn", { bubbles: true }));
   }
 
-  #pen(canvas: HTMLCanvasElement): { pen: CanvasRenderingContext2D; x0: number; x1: number } {
-    const { columns } = this.#layout;
+  #pen(canvas: HTMLCanvasElement): CanvasRenderingContext2D {
+    const { along, arcs: [near, far] } = this.#layout;
     const { from, to } = this.#window;
-    canvas.style.transform = `translate(${columns[2]}px, ${from}px)`;
-    const pen = fit(canvas, columns[3] - columns[2], Math.max(1, to - from));
-    pen.translate(0, -from);
-    return { pen, x0: 2, x1: columns[3] - columns[2] - 2 };
+    const [left, top, width, height] = along === "y" ? [near, from, far - near, to - from] : [from, near, to - from, far - near];
+    canvas.style.transform = `translate(${left}px, ${top}px)`;
+    const pen = fit(canvas, Math.max(1, width), Math.max(1, height));
+    pen.translate(-left, -top);
+    return pen;
   }
 
-  #edge({ query, key, weight }: Ends): Edge {
-    const { nq, nk, row } = this.#layout;
-    const to = topOf(this.#layout, key, nk) + row / 2;
-    return { from: topOf(this.#layout, query, nq) + row / 2, to, weight, away: to < this.#window.from || to > this.#window.to };
-  }
-
-  #carriedBy(map: WeightMap, query: number): Carried {
-    const known = this.#kept.get(query);
-    if (known !== undefined) return known;
-    if (this.#kept.size >= KEPT) this.#kept.clear();
-    const made = carriedBy(map.row(query), this.#state.get("threshold"));
-    this.#kept.set(query, made);
-    return made;
-  }
+  readonly #edge = ({ query, key, weight, strand }: Ends): Edge => {
+    const { length: count } = this.#strands.all;
+    const shift = (strand - (count - 1) / 2) * Math.min(4, 15 / count);
+    const [at, size] = spanOf(this.#layout, "key", key);
+    const { from, to } = this.#window;
+    return { curve: this.#layout.curve(query, key, shift, drawnWithin(from, to)), weight, away: at + size < from || at > to };
+  };
 
   #drawHairlines(map: WeightMap): void {
-    const [first, seen] = rowsBetween(this.#layout, this.#layout.nq, this.#window.from, this.#window.to);
-    const asked = this.#moment()?.token ?? map.nq;
+    const [first, seen] = tokensBetween(this.#layout, "query", this.#window.from, this.#window.to);
+    const asked = this.#moment?.token ?? map.nq;
     const last = Math.max(first, Math.min(seen, asked));
-    const queries = Array.from({ length: last - first }, (_, n) => [first + n, this.#carriedBy(map, first + n)] as const);
-    const { edges, count } = strongestEdges(queries, DRAWN);
-    const { pen, x0, x1 } = this.#pen(this.#lines);
-    hairlines(pen, edges.map((ends) => this.#edge(ends)), x0, x1, paletteAt(this.#el));
-    const around = last - first === asked ? "" : `, of the ${counted(last - first, "query token")} around here`;
+    const picked = this.#strands.between(first, last);
+    this.#strands.hairs(this.#pen(this.#lines), paletteAt(this.#el), picked.edges, this.#edge);
     this.#edges = map.pooled
       ? "This map is too large to be here whole. Hover a token to see its edges."
-      : `${edgesText(edges.length, count, this.#state.get("threshold"))}${around}`;
+      : edgesText(picked, this.#state.get("threshold"), last - first < asked ? ` of these ${last - first} rows` : map.signed ? " of what differs" : "");
   }
 
   #drawFocus(): void {
     if (this.#at === null || this.#width === 0) return;
     const focus = this.#focus.current;
-    const share = this.#state.get("threshold");
-    const carried = { key: carriedBy(focus.row, share), query: carriedBy(focus.column, share) };
-    this.#drawTapers(this.#at.map, focus, carried);
-    this.#el.classList.toggle("attn-focused", focus.queries.length > 0 || focus.key !== null);
-    this.#mark(focus, { key: new Set(carried.key.keys), query: new Set(carried.query.keys) });
-    this.#showBeyond();
-    this.#showUnder(focus);
+    const { queries, key, error } = focus;
+    const lines = this.#strands.inFocus(focus);
+    const ends = endsOf(lines, focus);
+    const asking = this.#moment?.token ?? this.#layout.nq;
+    const pinned = pinnedIn(this.#state, asking);
+    const [pen, palette] = [this.#pen(this.#glow), paletteAt(this.#el)];
+    // The edges of the focus, over those of what is pinned beside it.
+    for (const query of pinned) if (key !== null || !queries.includes(query)) this.#strands.glow(pen, palette, this.#strands.from(query), this.#edge, 0.3);
+    this.#strands.glow(pen, palette, ends.slice(0, LEGIBLE), this.#edge, 1);
+
+    this.#el.classList.toggle("attn-focused", queries.length > 0 || key !== null);
+    const carried = both((side) => (lines.length === 1 ? lines[0].told[side] : new Set(lines.flatMap(({ told }) => [...told[side]]))));
+    const leaking = !this.#same && key === null && this.#leaks;
+    this.#leaves.hidden = !leaking;
+    this.#tokens.mark({ map: this.#at.map, padding: this.#padding, focus, lines, pinned, there: { query: asking, key: this.#there("key") }, carried, leaking });
+    this.#showBeyond(carried);
+
+    // Under the picture: what the token in focus is, or how many edges are drawn.
+    const query = queries.length === 1 ? queries[0] : focusedQuery(this.#state, this.#moment);
+    const under = key !== null ? this.#facts("key", key) : query !== null && query < this.#layout.nq ? this.#facts("query", query) : [this.#edges];
+    const left = ends.length > LEGIBLE ? ` · the strongest ${LEGIBLE} of ${counted(ends.length, "edge")} are drawn` : "";
+    this.#under.replaceChildren(...(error === null ? [...under, left] : [error]));
   }
 
-  /** Under the list: what the token in focus is, or how many edges are drawn. */
-  #showUnder({ queries, key, error }: Focus): void {
-    const query = queries.length === 1 ? queries[0] : focusedQuery(this.#state, this.#moment());
-    const under = key !== null ? facts(this.#axes.key, key) : query !== null && query < this.#layout.nq ? facts(this.#axes.query, query) : [this.#edges];
-    this.#under.replaceChildren(...(error === null ? under : [error]));
+  #facts(side: Side, i: number): (Node | string)[] {
+    const [axis, count] = [this.#axes[side], this.#groupsOf(side)?.members[i]?.length ?? 1];
+    return count === 1 ? facts(axis, i) : [element("bdi", {}, cut(axis.labels[i], 400)), ` · ${counted(count, "token")}`];
   }
 
-  #drawTapers(map: WeightMap, { queries, key, rows }: Focus, carried: Record<Side, Carried>): void {
-    const { pen, x0, x1 } = this.#pen(this.#glow);
-    const colour = css(paletteAt(this.#el).accent);
-    const draw = (ends: Ends[], alpha: number): void => { tapers(pen, ends.map((one) => this.#edge(one)), x0, x1, colour, alpha); };
-    for (const query of pinnedIn(this.#state, this.#moment()?.token ?? map.nq)) if (key !== null || !queries.includes(query)) draw(endsFrom(query, this.#carriedBy(map, query)), 0.3);
-    if (key !== null) draw(Array.from(carried.query.keys, (query, n) => ({ query, key, weight: carried.query.weights[n] })), 1);
-    else if (queries.length === 1) draw(endsFrom(queries[0], carried.key), 1);
-    else rows.forEach((row, n) => { draw(endsOnto(queries[n], row, carried.key.keys), 1); });
-  }
-
-  /** Says how much goes to keys above and below what is in view. */
-  #showBeyond(): void {
+  /** Says how much of the focus is about tokens that are out of sight, and by how many edges. */
+  #showBeyond(carried = this.#told): void {
+    this.#told = carried;
     const { row, column } = this.#focus.current;
-    const [cells, side]: [Float32Array | null, Side] = column !== null ? [column, "query"] : [row, "key"];
-    const { view, row: tall } = this.#layout;
-    const top = this.#list.scrollTop;
-    const [first, last] = rowsBetween(this.#layout, this.#length(side), top - tall / 2, top + view - tall / 2);
-    this.#tellBeyond(this.#beyond.above, "↑", "above", cells, side, 0, first);
-    this.#tellBeyond(this.#beyond.below, "↓", "below", cells, side, last, this.#length(side));
-  }
-
-  #tellBeyond(button: HTMLElement, arrow: string, where: string, cells: Float32Array | null, side: Side, from: number, to: number): void {
-    let [mass, most] = [0, from];
-    for (let i = from; cells !== null && i < to; i++) {
-      if (cells[i] > 0) mass += cells[i];
-      if (cells[i] > cells[most]) most = i;
-    }
-    button.hidden = mass < 0.005;
-    if (button.hidden) return;
-    button.textContent = `${arrow} ${weightText(mass)} ${where}`;
-    button.dataset["side"] = side;
-    const { columns } = this.#layout;
-    button.style.transform = side === "key" ? `translate(calc(${columns[3] - 6}px - 100%))` : `translate(${columns[2] + 6}px)`;
-    button.dataset["to"] = String(most);
+    const [cells, side] = column !== null ? [column, "query"] as const : [row ?? new Float32Array(), "key"] as const;
+    const [{ view, along }, n] = [this.#layout, this.#length(side)];
+    const spare = n === 0 ? 0 : spanOf(this.#layout, side, 0)[1] / 2;
+    const [first, last] = tokensBetween(this.#layout, side, this.#scroll + spare, this.#scroll + view - spare);
+    this.#beyond.forEach((button, after) => {
+      const { count, mass, most } = beyond(cells, carried[side], after === 0 ? 0 : last, after === 0 ? first : n);
+      button.hidden = mass < 0.005;
+      if (button.hidden) return;
+      const text = `${count > 0 ? `${thousands(count)} more · ` : ""}${this.#strands.signed ? "±" : ""}${weightText(mass)}`;
+      button.textContent = along === "y" ? `${"↑↓"[after]} ${text}` : after === 0 ? `← ${text}` : `${text} →`;
+      Object.assign(button.dataset, { side, to: most });
+    });
   }
 
   // ── pointer and keyboard ──
 
   #listen(signal: AbortSignal): void {
-    const leave = (): void => { this.#pointAt(null); };
+    const leave = (): void => { point(this.#state, null); };
     listen(this.#list, { scroll: perFrame(() => { this.#scrolled(); }, signal) }, signal, { passive: true });
     listen(this.#list, {
-      pointerover: (event) => { this.#pointAt(event.target); },
+      pointerover: ({ target }) => { this.#pointAt(target); },
       pointerleave: leave,
       focusout: leave,
       focusin: ({ target }) => { if (target instanceof Element && target.matches(":focus-visible")) this.#pointAt(target); },
-      click: (event) => {
-        const token = tokenAt(event.target);
-        if (token?.side === "query") this.#pin(token.i);
+      click: ({ target }) => {
+        const token = tokenAt(target);
+        if (token === null) return;
+        if (target instanceof Element && target.closest("[data-fold]") !== null) this.#fold(token.side, token.i);
+        else if (token.side === "query") this.#pin(token.i);
       },
       keydown: (event) => { this.#press(event); },
     }, signal);
-    for (const button of Object.values(this.#beyond)) {
-      listen(button, { click: () => { this.#scrollTo(button.dataset["side"] === "query" ? "query" : "key", Number(button.dataset["to"])); } }, signal);
-    }
+    for (const button of this.#beyond) listen(button, { click: () => { this.#scrollTo(button.dataset["side"] as Side, Number(button.dataset["to"])); } }, signal);
   }
 
   #pointAt(target: EventTarget | null): void {
     const token = tokenAt(target);
-    point(this.#state, token === null ? null : token.side === "query" ? { query: token.i, key: null } : { query: null, key: token.i });
+    const asKey = token?.side === "key" || (this.#same && this.#state.get("direction") === "receives");
+    point(this.#state, token === null ? null : asKey ? { query: null, key: token.i } : { query: token.i, key: null });
   }
 
   #pin(query: number): void {
-    if (query < (this.#moment()?.token ?? Infinity)) togglePinned(this.#state, query);
+    if (query < (this.#moment?.token ?? Infinity)) togglePinned(this.#state, query);
+  }
+
+  /** Takes a word or sentence apart into its tokens, or puts it together again. */
+  #fold(side: Side, i: number): void {
+    const [sign, numbers, first] = [this.#folds[side].at(i) ?? null, this.#groupNumbers, this.#groupsOf(side)?.members[i]?.[0]];
+    if (sign === null || numbers === null || first === undefined) return;
+    const expanded = this.#state.get("expanded");
+    this.#folding = { side, token: first };
+    this.#state.set({ expanded: sign === "+" ? [...expanded, first] : expanded.filter((token) => numbers[token] !== numbers[first]) });
   }
 
   #press(event: KeyboardEvent): void {
     const token = tokenAt(event.target);
-    if (token === null) return;
+    if (token === null || event.ctrlKey || event.metaKey || event.altKey) return;
     const { side, i } = token;
+    const { row, column } = this.#focus.current;
+    const to = stepped(event.key, i, this.#there(side));
     if (event.key === "Escape") this.#state.set({ pinned: [] });
     else if ((event.key === "Enter" || event.key === " ") && side === "query") this.#pin(i);
-    else if (event.key === "ArrowRight" && side === "query") this.#moveTo("key", strongestOf(this.#focus.current.row) ?? Math.min(i, this.#layout.nk - 1));
-    else if (event.key === "ArrowLeft" && side === "key") this.#moveTo("query", this.#roving.query);
-    else {
-      const to = event.key === "ArrowLeft" || event.key === "ArrowRight" ? null : stepped(event.key, i, this.#there(side));
-      if (to === null) return;
-      this.#moveTo(side, to);
-    }
+    else if (event.key === "x") this.#fold(side, i);
+    else if ((this.#layout.along === "x" ? ["ArrowUp", "ArrowDown"] : ["ArrowLeft", "ArrowRight"]).includes(event.key)) {
+      const other = this.#same || side === "key" ? "query" : "key";
+      const cells = column ?? row;
+      this.#moveTo(other, (cells === null ? undefined : strongest(cells, 1, 1).indices.at(0)) ?? Math.min(i, this.#length(other) - 1));
+    } else if (to === null) return;
+    else this.#moveTo(side, to);
     event.preventDefault();
   }
 
   #moveTo(side: Side, i: number): void {
-    const rows = this.#rows[side];
-    const before = rows.get(this.#roving[side]);
-    if (before !== undefined) before.el.tabIndex = -1;
-    this.#roving[side] = i;
     this.#scrollTo(side, i);
-    const row = rows.get(i);
-    if (row === undefined) return;
-    row.el.tabIndex = 0;
-    row.el.focus({ preventScroll: true });
+    this.#tokens.moveTo(side, i);
   }
 }
+
+/** Several heads that can be told apart. */
+const isFew = (at: Shown | null): boolean => (at?.overlaid.length ?? 0) > 1;
 
 function tokenAt(target: EventTarget | null): { side: Side; i: number } | null {
   const el = target instanceof Element ? target.closest<HTMLElement>("[data-query], [data-key]") : null;
   if (el === null) return null;
   const { query, key } = el.dataset;
   return query === undefined ? { side: "key", i: Number(key) } : { side: "query", i: Number(query) };
-}
-
-const endsFrom = (query: number, { keys, weights }: Carried): Ends[] => Array.from(keys, (key, n) => ({ query, key, weight: weights[n] }));
-
-/** The edges of one of several pinned queries: to the keys that count in the sum. */
-function endsOnto(query: number, row: Float32Array, keys: Uint32Array): Ends[] {
-  return Array.from(keys, (key) => ({ query, key, weight: row[key] })).filter(({ weight }) => weight > 0.002);
-}
-
-function markOf(cells: Float32Array | null, i: number, carried: ReadonlySet<number>, on: boolean, time: Mark["time"]): Mark {
-  if (cells === null) return { on, off: false, time, weight: null, carried: false };
-  const cell = cells[i];
-  const coded = cell === MASKED || cell === PADDED;
-  return { on, off: coded, time, weight: coded ? null : cell, carried: carried.has(i) || Number.isNaN(cell) };
-}
-
-function strongestOf(row: Float32Array | null): number | null {
-  return row === null ? null : (strongest(row, 1, 1).indices.at(0) ?? null);
-}
-
-/** "53 edges that carry 90 %", "the strongest 2 000 of 6 412 edges that carry 90 %". */
-function edgesText(drawn: number, count: number, share: number): string {
-  const which = drawn < count ? `the strongest ${thousands(drawn)} of ${counted(count, "edge")}` : counted(count, "edge");
-  return share === 1 ? which : `${which}${drawn < count ? " that" : ""} carry ${Math.round(share * 100)} %`;
 }

@@ -1,146 +1,96 @@
-/** The map itself: a cell for every query and key where the screen has the pixels, the strongest of each block where not. */
+/**
+ * The map itself: a cell for every query and key where the screen has the pixels, the strongest of each block where not.
+ * One can look closer: what is in sight is computed, and nothing else is.
+ */
 
-import { boundOf, cellSentence, counted, element, Names, spelled, weightText } from "../a11y.ts";
-import { CellImage, cross, fit, hatch, paintOf, perFrame, pixelRatio, watchWidth } from "../draw.ts";
-import { axesOf, focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
+import { boundOf, element, Names, weightText } from "../a11y.ts";
+import { groupsAround, Labels } from "../axes.ts";
+import type { Side } from "../axes.ts";
+import type { Pointed } from "../bars.ts";
+import { Bars } from "../bars.ts";
+import { fit, paintOf, perFrame, pixelRatio, watchWidth } from "../draw.ts";
+import type { Paint } from "../draw.ts";
+import { focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
 import type { Focusing } from "../focus.ts";
-import { boundaries, brackets, Card, chip, LANE, laneOf, legend, nameOf, Ruler } from "../label.ts";
-import type { Overview, WeightMap } from "../math.ts";
-import { binStart, MASKED, overview, PADDED } from "../math.ts";
+import { gestures } from "../gestures.ts";
+import { drawAside, drawFrames, drawNumbers, drawSmall, inSight, signsIn, storedBlock, strongestIn } from "../ink.ts";
+import { Card, laneOf, legend, Ruler } from "../label.ts";
+import type { Margins } from "../margins.ts";
+import { entropyOf, margins, QUICK, receivedIn, THOROUGH, without } from "../margins.ts";
+import type { Region, WeightMap } from "../math.ts";
+import { Pictures } from "../pictures.ts";
+import { edgeOf, LARGEST, layOut, TITLES, within } from "../plan.ts";
+import type { Layout } from "../plan.ts";
+import { cardOf, noteOf, sharesOf, signsOf } from "../said.ts";
+import type { Here } from "../said.ts";
 import type { Moment, Shown, State, ViewContext } from "../state.ts";
-import { focusedQuery, momentOf, shown } from "../state.ts";
-import type { Palette } from "../theme.ts";
-import { css, onDress, paletteAt, ramp } from "../theme.ts";
+import { axesNow, focusedQuery, momentOf, placeOf, shown } from "../state.ts";
+import { onDress, paletteAt } from "../theme.ts";
 import type { Tiles } from "../tiles.ts";
 import { atEnd, listen } from "../until.ts";
+import type { Sight } from "../window.ts";
+import { isWhole, moved, placeAt, resumed, revealing, seen, snapped, spanOf, stride, zoomed } from "../window.ts";
 import type { Axis } from "../wire.ts";
-
-// ── where things are ────────────────────────────────────────────────────────────────────────────────────────────────
-
-interface Layout {
-  nq: number;
-  nk: number;
-  /** Cells on screen: one per weight, or one per block of weights. */
-  rows: number;
-  cols: number;
-  /** Side of a cell in CSS pixels; a whole number of the screen's pixels. */
-  cell: number;
-  left: number;
-  right: number;
-  top: number;
-  width: number;
-  height: number;
-  /** Between the labels and the cells: for the queries, and for the keys. */
-  gaps: readonly [left: number, top: number];
-}
-
-const TALLEST = 620;
-const LARGEST = 34; // pixels
-const SLANT = { rise: 0.82, run: 0.58 }; // of the key labels, which lean to the right
-const STRIP = 28; // width of the strip of what leaves
-const STRIP_GAP = 8;
-
-export function layOut(nq: number, nk: number, width: number, widestQuery: number, widestKey: number, ratio: number, lanes: readonly [number, number] = [0, 0]): Layout {
-  const gaps = [6 + lanes[0], 6 + lanes[1]] as const;
-  const left = Math.ceil(Math.min(widestQuery + 12 + gaps[0], width * 0.3));
-  const keyLabel = Math.min(widestKey, 110);
-  const top = Math.ceil(keyLabel * SLANT.rise + 10 + gaps[1]);
-  const right = Math.max(STRIP + STRIP_GAP + 8, Math.ceil(keyLabel * SLANT.run));
-  const [across, down] = [Math.max(40, width - left - right) * ratio, TALLEST * ratio];
-  const fits = Math.floor(Math.min(across / nk, down / nq, LARGEST * ratio));
-  const block = fits >= 1 ? 1 : Math.ceil(Math.max(nk / across, nq / down));
-  const cell = Math.max(1, fits) / ratio;
-  const [rows, cols] = [Math.ceil(nq / block), Math.ceil(nk / block)];
-  return { nq, nk, rows, cols, cell, left, right, top, width: cols * cell, height: rows * cell, gaps };
-}
-
-interface Block {
-  r0: number;
-  r1: number;
-  c0: number;
-  c1: number;
-}
-
-/** The weights behind cell (row, col) of the screen. */
-const blockAt = ({ nq, nk, rows, cols }: Layout, row: number, col: number): Block => ({
-  r0: binStart(row, nq, rows), r1: binStart(row + 1, nq, rows), c0: binStart(col, nk, cols), c1: binStart(col + 1, nk, cols),
-});
-
-/** The cell of the screen that holds index `i` of `n`, when `bins` cells share them. */
-function binOf(i: number, n: number, bins: number): number {
-  let bin = Math.min(bins - 1, Math.floor((i * bins) / n));
-  while (bin + 1 < bins && binStart(bin + 1, n, bins) <= i) bin++;
-  return bin;
-}
-
-/** The strongest weight of a block; where there is none, its first cell. */
-function strongestIn(map: WeightMap, { r0, r1, c0, c1 }: Block): { query: number; key: number } {
-  const cells = map.tile(r0, r1, c0, c1);
-  let most = 0;
-  for (let at = 1; at < (r1 - r0) * (c1 - c0); at++) if (cells[at] > cells[most]) most = at;
-  return { query: r0 + Math.floor(most / (c1 - c0)), key: c0 + (most % (c1 - c0)) };
-}
-
-interface Signs {
-  masked: boolean;
-  padded: boolean;
-  nan: boolean;
-}
-
-function signsIn(cells: Float32Array): Signs {
-  const signs = { masked: false, padded: false, nan: false };
-  for (const cell of cells) {
-    if (cell >= 0) continue;
-    if (cell === MASKED) signs.masked = true;
-    else if (cell === PADDED) signs.padded = true;
-    else signs.nan = true;
-  }
-  return signs;
-}
-
-// ── the view ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 export function heatmap(context: ViewContext): void {
   new HeatMap(context);
 }
 
-type Side = "query" | "key";
-
-const LABEL = 13; // height of a label
-const ROOM = { beside: 13, apart: 28 }; // pixels for a label where all have room, and where only some do
 const LEAK = 1e-3;
+const NOWHERE: Layout = layOut(1, 1, 100, { query: 0, key: 0, lanes: [0, 0], bars: false, leaks: false }, 1);
+const ZOOMS: Readonly<Record<string, number>> = { "+": 2, "=": 2, "-": 0.5, "−": 0.5, _: 0.5 };
 
 class HeatMap {
+  readonly #el: HTMLElement;
   readonly #state: State;
   readonly #tiles: Tiles;
   readonly #focus: Focusing;
-  readonly #el: HTMLElement;
+
+  readonly #out = button("−", "Zoom out");
+  readonly #in = button("+", "Zoom in");
+  readonly #fit = button("fit", "Fit the whole map");
+  readonly #zoom = element("div", { class: "attn-segmented", role: "group", "aria-label": "Zoom" }, this.#out, this.#in, this.#fit);
+  readonly #setAside = button("sinks aside", "Sinks aside: leave the keys that take most of the weight out of the colour range");
+  readonly #sinksText = element("span", { class: "attn-quiet" });
+  readonly #sinks = element("span", { class: "attn-control" }, element("span", { class: "attn-segmented" }, this.#setAside), this.#sinksText);
 
   readonly #canvas = element("canvas", { "aria-hidden": "true" });
   readonly #over = element("canvas", { "aria-hidden": "true" });
   readonly #cursor = element("div", { role: "gridcell", id: `attn-cell-${Math.random().toString(36).slice(2)}` });
-  readonly #grid = element("div", { class: "attn-map", role: "grid", tabindex: 0, "aria-label": "Weights, queries by keys" }, this.#canvas, this.#over, element("div", { role: "row" }, this.#cursor));
+  readonly #grid = element("div", {
+    class: "attn-map", role: "grid", tabindex: 0, "aria-label": "Weights, queries by keys", "aria-keyshortcuts": "+ - 0", "aria-activedescendant": this.#cursor.id,
+  }, this.#canvas, this.#over, element("div", { role: "row" }, this.#cursor));
   readonly #groups = element("div");
-  readonly #labels: Record<Side, HTMLElement> = { query: element("div"), key: element("div") };
-  readonly #markers: Record<Side, HTMLElement> = {
-    query: element("div", { class: "attn-token attn-query attn-marker", "aria-hidden": "true" }),
-    key: element("div", { class: "attn-token attn-key attn-slanted attn-marker", "aria-hidden": "true" }),
-  };
-  readonly #strip = element("canvas", { class: "attn-strip", "aria-hidden": "true" });
-  readonly #stripName = element("span", { class: "attn-quiet attn-strip-name" }, "leaves");
-  readonly #stage = element("div", { class: "attn-stage" }, this.#grid, this.#groups, this.#labels.query, this.#labels.key, this.#markers.query, this.#markers.key, this.#strip, this.#stripName);
-  readonly #foot = element("div");
-  readonly #card: Card;
+  readonly #titles = element("div", { class: "attn-titles attn-quiet" }, element("span", {}, "query ↓"), element("span", {}, "key →"));
+  readonly #labels: Readonly<Record<Side, Labels>> = { query: new Labels("query"), key: new Labels("key") };
+  readonly #bars = new Bars();
+  readonly #small = element("canvas", { class: "attn-small", "aria-hidden": "true" });
+  readonly #stage = element("div", { class: "attn-stage" }, this.#grid, this.#groups, this.#titles, this.#small, this.#bars.el, this.#labels.query.el, this.#labels.key.el);
+  readonly #legend = element("div");
+  readonly #note = element("p", { class: "attn-quiet attn-note" });
+  readonly #foot = element("div", {}, this.#legend, this.#note);
+  readonly #card = new Card(this.#stage);
+  readonly #moving: { readonly dragging: boolean };
 
   #width = 0;
-  #layout: Layout = layOut(1, 1, 100, 0, 0, 1);
+  #whole = NOWHERE; // where things are when all of the map is in sight
+  #now = NOWHERE; // and as it is
+  #closeness = 1; // the screen's pixels per place that are wanted; what is shown is rounded
   #at: Shown | null = null;
-  #axes: Record<Side, Axis>;
-  #names: Record<"queries" | "keys", Names>;
-  #pooled: Overview | null = null;
-  #image: CellImage | null = null;
-  #pooling = new AbortController();
-  #here: { query: number; key: number; block: number } | null = null; // under the pointer, or the keyboard
+  #leaks = false;
+  #axes!: Record<Side, Axis>;
+  #names!: Record<"queries" | "keys", Names>;
+  readonly #pictures: Pictures;
+  #measuring = new AbortController();
+  #margins: Margins | null = null;
+  #measured = -1; // how many rows of this map, if only by now
+  #sinkKeys: readonly number[] | null = null; // `null`: nobody has looked yet
+  #most = 1; // the weight at the end of the ramp
+  #here: Here | null = null;
+  #pointer: { clientX: number; clientY: number } | null = null; // `null` also while the keyboard leads
+  #labelled = false; // whether the labels are those of what is in sight
+
+  readonly #redraw: () => void;
 
   constructor(context: ViewContext) {
     const { el, state, tiles, signal } = context;
@@ -148,274 +98,267 @@ class HeatMap {
     this.#state = state;
     this.#tiles = tiles;
     this.#focus = focusOf(context);
-    [this.#axes, this.#names] = this.#axesOf(state.get("part"));
+    this.#redraw = perFrame(() => { this.#draw(); }, signal);
+    this.#pictures = new Pictures(this.#redraw);
     el.classList.add("attn-heatmap");
-    el.append(this.#stage, this.#foot);
-    this.#grid.setAttribute("aria-activedescendant", this.#cursor.id);
-    this.#card = new Card(this.#stage);
+    el.append(element("div", { class: "attn-options" }, this.#zoom, this.#sinks), this.#stage, this.#foot);
+    this.#moving = gestures(this.#grid, {
+      zoom: (factor, x, y) => { this.#zoomBy(factor, x, y); },
+      pan: (dx, dy) => {
+        const { rows, cols } = this.#now;
+        this.#look(moved(rows, placeAt(rows, -dy * pixelRatio())), moved(cols, placeAt(cols, -dx * pixelRatio())));
+      },
+      movable: () => this.#closer(),
+    }, signal);
 
-    const refocus = perFrame(() => { this.#showFocus(); }, signal);
     watchWidth(el, (width) => { this.#width = width; this.#arrange(); }, signal);
     state.on("map", () => { this.#load(); }, signal);
     state.on("scale", () => { this.#repaint(); }, signal);
-    state.on(["pinned", "step"], () => { this.#makeLabels(); refocus(); }, signal);
-    this.#focus.on(refocus, signal);
+    state.on("sinks", () => { this.#showSinks(); this.#compute(); }, signal);
+    state.on(["pinned", "step"], () => { this.#labelled = false; this.#redraw(); }, signal);
+    state.on("step", () => { this.#measure(); }, signal);
+    state.on(["query", "step"], () => { this.#reveal(); }, signal);
+    this.#focus.on(perFrame(() => { this.#showFocus(); }, signal), signal);
     onDress(el, () => { this.#repaint(); }, signal);
-    atEnd(signal, () => { this.#pooling.abort(); });
+    atEnd(signal, () => { this.#pictures.stop(); this.#measuring.abort(); });
     this.#listen(signal);
     this.#load();
   }
 
   // ── what is shown ──
 
-  #axesOf(name: string): [Record<Side, Axis>, Record<"queries" | "keys", Names>] {
-    const { queries, keys } = axesOf(this.#tiles.meta, name);
-    return [{ query: queries, key: keys }, { queries: new Names(queries.labels), keys: new Names(keys.labels) }];
-  }
-
-  #moment(): Moment | null {
-    return momentOf(this.#state, this.#axes.query);
-  }
-
   #load(): void {
+    const { queries, keys } = axesNow(this.#state, this.#tiles);
+    this.#axes = { query: queries, key: keys };
+    this.#names = { queries: new Names(queries.labels), keys: new Names(keys.labels) };
     const at = shown(this.#state);
     if (at === null || at === this.#at) return;
     this.#at = at;
-    [this.#axes, this.#names] = this.#axesOf(at.selection.part);
-    this.#here = null;
-    this.#card.hide();
+    const { map } = at;
+    this.#leaks = Array.from({ length: map.nq }, (_, i) => map.leak(i)).some((leak) => leak > LEAK);
+    this.#here = this.#margins = this.#sinkKeys = null;
+    this.#measured = -1;
+    this.#measuring.abort();
+    this.#showSinks();
     this.#arrange();
   }
+
+  get #moment(): Moment | null { return momentOf(this.#state, this.#axes.query); }
+
+  /** Queries that there are by now. */
+  get #there(): number { return this.#moment?.token ?? this.#now.rows.n; }
+
+  /** Whether rows share something out: not those of differences, nor of the largest of several heads. */
+  get #spreads(): boolean { return this.#at !== null && !this.#at.map.signed && boundOf(this.#at.selection) === ""; }
 
   #arrange(): void {
     const at = this.#at;
     if (at === null || this.#width === 0 || at.map.nq === 0 || at.map.nk === 0) return;
-    const ruler = new Ruler(this.#el);
+    const { nq, nk, pooled } = at.map;
     const { query, key } = this.#axes;
-    const lanes = [laneOf(query), laneOf(key)] as const;
-    const layout = (this.#layout = layOut(at.map.nq, at.map.nk, this.#width, ruler.widest(query, 150), ruler.widest(key, 150), pixelRatio(), lanes));
-    this.#stage.style.width = this.#foot.style.width = `${Math.min(this.#width, layout.left + layout.width + layout.right)}px`;
-    this.#stage.style.height = `${layout.top + layout.height + 4}px`;
-    Object.assign(this.#grid.style, { left: `${layout.left}px`, top: `${layout.top}px`, width: `${layout.width}px`, height: `${layout.height}px` });
-    this.#grid.setAttribute("aria-rowcount", String(layout.nq));
-    this.#grid.setAttribute("aria-colcount", String(layout.nk));
-    this.#makeLabels();
-    this.#showGroups();
-    void this.#pool(at.map);
+    const ruler = new Ruler(this.#el);
+    const around = { query: ruler.widest(query, 150), key: ruler.widest(key, 150), lanes: [laneOf(query), laneOf(key)], bars: !pooled, leaks: this.#leaks } as const;
+    const whole = (this.#whole = layOut(nq, nk, this.#width, around, pixelRatio()));
+    const { rows, cols, left, top, width, height, right, gaps } = whole;
+    this.#now = { ...whole, rows: resumed(rows, this.#now.rows), cols: resumed(cols, this.#now.cols) };
+    if (!this.#closer()) this.#closeness = this.#least;
+    this.#stage.style.width = this.#foot.style.width = `${Math.min(this.#width, left + width + right)}px`;
+    this.#stage.style.height = `${top + height + 4}px`;
+    Object.assign(this.#grid.style, { left: `${left}px`, top: `${top}px`, width: `${width}px`, height: `${height}px` });
+    Object.assign(this.#titles.style, { width: `${left - 8}px`, top: `${top - gaps[1] - TITLES}px` });
+    this.#grid.ariaRowCount = String(nq);
+    this.#grid.ariaColCount = String(nk);
+    this.#labelled = false;
+    this.#compute();
   }
 
-  async #pool(map: WeightMap): Promise<void> {
-    this.#pooling.abort();
-    const own = (this.#pooling = new AbortController()).signal;
-    const { rows, cols } = this.#layout;
-    const image = new CellImage(rows, cols);
-    let painted = 0;
-    try {
-      const whole = await overview(map, rows, cols, {
-        signal: own,
-        onBand: (band) => {
-          this.#image = image;
-          this.#pooled = band;
-          this.#paintRows(painted, band.done);
-          painted = band.done;
-          this.#draw();
-        },
-      });
-      if (own.aborted) return;
-      this.#showFoot(signsIn(whole.cells), whole.sampled);
-      this.#showFocus();
+  /** The keys that are set aside. */
+  get #aside(): readonly number[] { return this.#state.get("sinks") ? [] : (this.#sinkKeys ?? []); }
+
+  get #paint(): Paint { return paintOf(paletteAt(this.#el), this.#state.get("scale"), this.#at?.map.signed === true, this.#most); }
+
+  /** The picture of the whole map, then its margins; sinks that are to be set aside have to be known first. */
+  #compute(): void {
+    const at = this.#at;
+    if (at === null || this.#width === 0) return;
+    if (!this.#state.get("sinks") && this.#sinkKeys === null && !at.map.pooled) return this.#measure();
+    const aside = this.#aside;
+    unlessOvertaken(this.#pictures.show(at, without(at.map, aside), this.#whole.rows, this.#whole.cols, this.#paint).then(({ cells }) => {
+      this.#most = (aside.length > 0 && signsIn(cells).most) || 1;
+      this.#repaint();
       this.#el.dispatchEvent(new Event("attn-drawn", { bubbles: true }));
-    } catch (error) {
-      if (!own.aborted) throw error;
-    }
+      this.#measure();
+    }));
+  }
+
+  /** The margins, which need all weights of a row: roughly, which is enough to know the sinks, then thoroughly. */
+  #measure(): void {
+    const at = this.#at;
+    if (at === null || at.map.pooled || this.#measured === this.#there) return;
+    const rows = (this.#measured = this.#there);
+    this.#measuring.abort();
+    const { signal } = (this.#measuring = new AbortController());
+    const measure = async (budget: number): Promise<void> => {
+      const found = (this.#margins = await margins(at.map, { rows, budget, signal }));
+      const first = this.#sinkKeys === null;
+      this.#sinkKeys ??= found.sinks;
+      this.#showSinks();
+      this.#redraw();
+      if (first && !this.#state.get("sinks")) this.#compute();
+      if (found.sampled && budget < THOROUGH) await measure(THOROUGH);
+    };
+    unlessOvertaken(measure(QUICK));
   }
 
   #repaint(): void {
-    if (this.#pooled === null) return;
-    this.#paintRows(0, this.#pooled.done);
-    this.#draw();
-    this.#showFoot(signsIn(this.#pooled.cells), this.#pooled.sampled);
+    const cells = this.#pictures.whole?.cells;
+    if (cells === undefined) return;
+    this.#pictures.repaint(this.#paint);
+    if (cells.done === cells.rows) this.#showLegend(signsIn(cells.cells));
+  }
+
+  // ── the window ──
+
+  /** Pixels per place when all of the map is in sight. */
+  get #least(): number { return Math.min(this.#whole.rows.pitch, this.#whole.cols.pitch); }
+
+  get #closest(): number { return Math.max(this.#least, Math.round(LARGEST * pixelRatio())); }
+
+  /** Whether less than all is in sight. */
+  #closer(): boolean {
+    return !isWhole(this.#now.rows) || !isWhole(this.#now.cols);
+  }
+
+  /** Zooms so that the point (x, y) of the map stays: by default what the keyboard or the pointer was last at, else the middle. */
+  #zoomBy(factor: number, x?: number, y?: number): void {
+    const { rows, cols, width, height } = this.#now;
+    this.#closeness = Math.min(this.#closest, Math.max(this.#least, this.#closeness * factor));
+    const to = (sight: Sight, at: number): Sight => zoomed(sight, snapped(this.#closeness), at * pixelRatio());
+    const here = this.#here;
+    this.#look(to(rows, y ?? (here === null ? height / 2 : within(rows, here.query + 0.5))), to(cols, x ?? (here === null ? width / 2 : within(cols, here.key + 0.5))));
+  }
+
+  #look(rows: Sight, cols: Sight): void {
+    this.#now = { ...this.#now, rows, cols };
+    if (this.#here !== null) this.#here = { ...this.#here, block: cellOf(this.#here) };
+    this.#labelled = false;
+    this.#redraw();
+  }
+
+  /** Brings what Python asked for, or the token that is being produced, into sight. */
+  #reveal(): void {
+    const asked = this.#state.get("query");
+    const place = this.#moment?.token ?? (asked === null ? null : placeOf(this.#state, asked));
+    const { rows, cols } = this.#now;
+    if (place !== null && this.#state.get("hover") === null && place < rows.n) this.#look(revealing(rows, place), cols);
+  }
+
+  // ── drawing ──
+
+  #draw(): void {
+    const [at, whole, now] = [this.#at, this.#pictures.whole, this.#now];
+    if (at === null || whole === null) return;
+    const { map } = at;
+    this.#pictures.sharpen(now.rows, now.cols);
+    const palette = paletteAt(this.#el);
+    const pen = fit(this.#canvas, now.width, now.height);
+    this.#pictures.draw(pen, now.rows, now.cols, palette);
+    drawAside(pen, now, this.#aside, palette);
+    drawNumbers(pen, now, map.pooled ? this.#pictures.exactly(inSight(now)) : map, this.#paint, this.#aside, palette.ink);
+    this.#bars.draw({ at: now, map, margins: this.#margins, spread: this.#spreads, leaks: this.#leaks, aside: this.#aside, palette });
+    this.#small.hidden = !this.#closer();
+    if (this.#closer()) drawSmall(this.#small, whole.image.canvas, now, palette);
+    this.#showWindow(map);
+    if (this.#pointer !== null && this.#pictures.settled) this.#pointAt(this.#pointer); // what is under it may be another weight now
     this.#showFocus();
   }
 
-  #paintRows(from: number, to: number): void {
-    const [map, pooled, image] = [this.#at?.map, this.#pooled, this.#image];
-    if (map === undefined || pooled === null || image === null) return;
-    const [scale, palette] = [this.#state.get("scale"), paletteAt(this.#el)];
-    image.paint(pooled.cells, from, to, paintOf(palette, scale, ramp(palette, scale)), (row) => map.allowed(binStart(row, this.#layout.nq, pooled.rows)));
-  }
-
-  #draw(): void {
-    const [pooled, image] = [this.#pooled, this.#image];
-    if (pooled === null || image === null) return;
-    const { width, height, cell } = this.#layout;
-    const palette = paletteAt(this.#el);
-    const pen = fit(this.#canvas, width, height);
-    pen.fillStyle = hatch(pen, css(palette.soft, 0.45));
-    pen.fillRect(0, 0, width, pooled.done * cell);
-    pen.imageSmoothingEnabled = false;
-    if (pooled.done > 0) pen.drawImage(image.canvas, 0, 0, pooled.cols, pooled.done, 0, 0, width, pooled.done * cell);
-    this.#drawNaN(pen, pooled, palette);
-    this.#drawStrip(palette);
-  }
-
-  #drawNaN(pen: CanvasRenderingContext2D, { cells, cols, done }: Overview, palette: Palette): void {
-    const { cell } = this.#layout;
-    if (cell < 5) return;
-    pen.beginPath();
-    for (let at = 0; at < done * cols; at++) {
-      if (!Number.isNaN(cells[at])) continue;
-      const [x, y] = [(at % cols) * cell, Math.floor(at / cols) * cell];
-      pen.fillStyle = css(palette.ground);
-      pen.fillRect(x, y, cell, cell);
-      cross(pen, x + cell / 2, y + cell / 2, cell);
-    }
-    pen.strokeStyle = css(palette.accent);
-    pen.lineWidth = Math.min(2, cell / 6);
-    pen.stroke();
-  }
-
-  /** The share of each row that goes to no key, beside the map, when there is any. */
-  #drawStrip(palette: Palette): void {
-    const map = this.#at?.map;
-    const { rows, nq, left, top, width, height, cell } = this.#layout;
-    const leaks = Array.from({ length: rows }, (_, row) => map?.leak(binStart(row, nq, rows)) ?? 0);
-    this.#strip.hidden = this.#stripName.hidden = !leaks.some((leak) => leak > LEAK);
-    if (this.#strip.hidden) return;
-    const x = left + width + STRIP_GAP;
-    this.#strip.style.transform = `translate(${x}px, ${top}px)`;
-    this.#stripName.style.transform = `translate(${x - 4}px, ${top - 20}px)`;
-    const pen = fit(this.#strip, STRIP, height);
-    const bars = [palette.soft, palette.panel] as const;
-    pen.fillStyle = css(bars[1]);
-    pen.fillRect(0, 0, STRIP, height);
-    pen.fillStyle = css(bars[0]);
-    leaks.forEach((leak, row) => { pen.fillRect(0, row * cell, STRIP * leak, Math.max(cell - (cell > 4 ? 1 : 0), 0.5)); });
-  }
-
-  #showFoot({ masked, padded, nan }: Signs, sampled: boolean): void {
-    const sign = (name: string, text: string): HTMLElement => element("span", { class: "attn-sign" }, element("i", { class: name }), text);
-    const { rows, nq, nk, cols } = this.#layout;
-    const also = [masked && sign("attn-is-masked", "masked"), padded && sign("attn-is-padded", "padding"), nan && sign("attn-is-nan", "not a number")].filter((each) => each !== false);
-    this.#foot.replaceChildren(legend(paletteAt(this.#el), this.#state.get("scale"), also));
-    const [down, across] = this.#at?.map.step ?? [1, 1];
-    const [tall, wide] = [Math.max(down, Math.ceil(nq / rows)), Math.max(across, Math.ceil(nk / cols))];
-    if (tall * wide === 1) return;
-    this.#foot.append(element("p", { class: "attn-quiet" }, `A dot is the strongest of ${sampled ? "a sample of " : ""}${tall} × ${wide} weights.`));
-  }
-
-  // ── tokens ──
-
-  #showGroups(): void {
+  /** What follows from where one looks: labels, groups, buttons, and what is said under the map. */
+  #showWindow(map: WeightMap): void {
+    const now = this.#now;
     const { query, key } = this.#axes;
-    const { nq, nk, rows, cols, cell, left, top, width, height } = this.#layout;
-    const span = (start: number, n: number, bins: number) => (from: number, to: number) => {
-      const first = binOf(from, n, bins);
-      return [start + first * cell + 1, Math.max(2, (binOf(to - 1, n, bins) + 1 - first) * cell - 2)] as const;
-    };
-    const lines = boundaries(query).map((i) => element("div", { class: "attn-boundary", style: `top: ${top + binOf(i, nq, rows) * cell}px; left: ${left - LANE}px; width: ${LANE + width}px` }));
-    const rules = boundaries(key).map((j) => element("div", { class: "attn-boundary attn-upright", style: `left: ${left + binOf(j, nk, cols) * cell}px; top: ${top - LANE}px; height: ${LANE + height}px` }));
-    this.#groups.replaceChildren(...lines, ...rules, ...brackets(query, "right", left - LANE - 2, span(top, nq, rows)), ...brackets(key, "down", top - LANE - 2, span(left, nk, cols)));
-  }
-
-  #makeLabels(): void {
-    const { nq, nk, rows, cols } = this.#layout;
-    const token = this.#moment()?.token;
-    const pinned = pinnedIn(this.#state, token ?? nq);
-    const always = token === undefined ? pinned : [...pinned, token];
-    this.#labels.query.replaceChildren(...this.#thinned(nq, rows, always).map((i) => this.#makeLabel("query", i, pinned.includes(i))));
-    this.#labels.key.replaceChildren(...this.#thinned(nk, cols, []).map((j) => this.#makeLabel("key", j, false)));
-  }
-
-  /** As many indices, evenly spaced, as have room; and all of `always`. */
-  #thinned(n: number, bins: number, always: readonly number[]): number[] {
-    const pitch = (this.#layout.cell * bins) / n;
-    const step = pitch >= ROOM.beside ? 1 : Math.ceil(ROOM.apart / pitch);
-    const even = Array.from({ length: Math.ceil(n / step) }, (_, k) => k * step);
-    const free = even.filter((i) => always.includes(i) || always.every((other) => Math.abs(other - i) >= step));
-    return [...new Set([...free, ...always])];
-  }
-
-  #makeLabel(side: Side, i: number, pinned: boolean): HTMLElement {
-    const own = side === "query" ? { role: "button", "aria-pressed": String(pinned), "data-query": i } : { "data-key": i };
-    const { left, gaps } = this.#layout;
-    const slanted = side === "key" ? " attn-slanted" : "";
-    const moment = this.#axes[side] === this.#axes.query ? this.#moment() : null;
-    const time = moment === null ? "" : i > moment.token ? " attn-later" : side === "key" ? "" : i === moment.token ? " attn-now" : i === moment.query ? " attn-on" : "";
-    const made = element("div", {
-      ...own, class: `attn-token attn-${side}${slanted}${pinned ? " attn-on" : ""}${time}`, "aria-label": nameOf(this.#axes[side], i), tabindex: -1,
-      style: side === "query" ? `width: ${left - gaps[0]}px` : "",
-    }, chip(this.#axes[side], i));
-    made.style.setProperty("--at", this.#place(side, i));
-    return made;
-  }
-
-  /** Where the label of index `i` stands, as a CSS transform. */
-  #place(side: Side, i: number): string {
-    const { left, top, cell, nq, nk, rows, cols, gaps } = this.#layout;
-    if (side === "query") return `translate(0, ${top + (binOf(i, nq, rows) + 0.5) * cell - LABEL / 2}px)`;
-    return `translate(${left + (binOf(i, nk, cols) + 0.5) * cell}px, ${top - gaps[1]}px)`;
-  }
-
-  #showMarker(side: Side, i: number | null): void {
-    const marker = this.#markers[side];
-    marker.hidden = i === null;
-    if (i === null) return;
-    if (marker.dataset["at"] !== String(i)) {
-      marker.replaceChildren(chip(this.#axes[side], i));
-      marker.dataset["at"] = String(i);
+    const { r0, r1, c0, c1 } = inSight(now);
+    const closer = this.#closer();
+    if (!this.#labelled) {
+      this.#labelled = true;
+      const moment = this.#moment;
+      this.#labels.query.show(query, now, pinnedIn(this.#state, this.#there), moment);
+      this.#labels.key.show(key, now, [], query === key ? moment : null);
+      this.#groups.replaceChildren(...groupsAround(query, key, now));
+      this.#grid.classList.toggle("attn-closer", closer);
+      this.#zoom.hidden = this.#closest <= this.#least;
+      this.#out.ariaDisabled = this.#fit.ariaDisabled = String(!closer);
+      this.#in.ariaDisabled = String(this.#closeness >= this.#closest);
+      this.#grid.dataset["window"] = `${r0}:${r1},${c0}:${c1}`;
     }
-    marker.style.width = side === "query" ? `${this.#layout.left - this.#layout.gaps[0]}px` : "";
-    marker.style.setProperty("--at", this.#place(side, i));
+    this.#grid.dataset["sharp"] = String(this.#pictures.settled);
+    const said = noteOf(map, now, this.#pictures);
+    if (this.#note.textContent !== said) this.#note.textContent = said;
+  }
+
+  #showLegend(signs: ReturnType<typeof signsIn>): void {
+    const [scale, aside] = [this.#state.get("scale"), this.#aside.length > 0];
+    const shade = this.#at?.map.signed === true ? "difference" : scale;
+    this.#legend.replaceChildren(legend(paletteAt(this.#el), shade, signsOf(signs, aside, this.#compared), aside && scale !== "uniform" ? weightText(this.#most) : undefined));
+    this.#legend.dataset["most"] = String(this.#most);
+  }
+
+  get #compared(): boolean { return this.#tiles.meta.sides !== null; }
+
+  /** Which keys take most, if any do, and whether they are set aside. */
+  #showSinks(): void {
+    const keys = this.#sinkKeys ?? [];
+    this.#sinks.hidden = keys.length === 0;
+    this.#setAside.ariaPressed = String(!this.#state.get("sinks"));
+    this.#sinksText.dataset["sinks"] = keys.join(" ");
+    this.#sinksText.replaceChildren(...sharesOf(keys, this.#names.keys, this.#margins?.received));
   }
 
   // ── focus ──
 
   #showFocus(): void {
     const at = this.#at;
-    if (at === null || this.#pooled === null) return;
+    if (at === null || this.#pictures.whole === null) return;
     const hover = this.#state.get("hover");
     const { queries, key } = this.#focus.current;
-    const moment = this.#moment();
+    const moment = this.#moment;
     const query = focusedQuery(this.#state, moment);
-    this.#showMarker("query", query !== null && query < at.map.nq && query !== moment?.query ? query : null);
-    this.#showMarker("key", key);
-    this.#drawOver(queries, key);
+    this.#labels.query.mark(query === moment?.query ? null : query);
+    this.#labels.key.mark(key);
+    drawFrames(this.#over, this.#now, new Set([...queries, ...pinnedIn(this.#state, this.#there)]), key, moment?.token ?? null, paletteAt(this.#el));
+    this.#bars.point(...this.#pointed, at.map.signed, this.#now);
     if (this.#here !== null && hover?.query === this.#here.query && hover.key === this.#here.key) this.#showCard(at, this.#here);
     else this.#card.hide();
   }
 
-  #drawOver(queries: readonly number[], key: number | null): void {
-    const { nq, nk, rows, cols, cell, width, height } = this.#layout;
-    const palette = paletteAt(this.#el);
-    const pen = fit(this.#over, width, height);
-    const moment = this.#moment();
-    if (moment !== null) {
-      const down = binOf(moment.token, nq, rows) * cell;
-      pen.fillStyle = css(palette.ground, 0.86);
-      pen.fillRect(0, down, width, height - down);
-    }
-    pen.lineWidth = 1.5;
-    pen.strokeStyle = pen.fillStyle = css(palette.accent);
-    const frame = (x: number, y: number, w: number, h: number): void => {
-      if (cell < 5) pen.fillRect(x, y, Math.max(w, 1), Math.max(h, 1));
-      else pen.strokeRect(x + 0.75, y + 0.75, w - 1.5, h - 1.5);
-    };
-    for (const query of new Set([...queries, ...pinnedIn(this.#state, moment?.token ?? nq)])) frame(0, binOf(query, nq, rows) * cell, width, cell);
-    if (key !== null) frame(binOf(key, nk, cols) * cell, 0, cell, height);
+  /** What the margins have for the focus, exactly. */
+  get #pointed(): [key: Pointed | null, query: Pointed | null] {
+    const { queries, rows, key, column } = this.#focus.current;
+    return [key === null || column === null ? null : { at: key, value: receivedIn(column) }, queries.length === 1 && rows.length === 1 ? { at: queries[0], value: entropyOf(rows[0]) } : null];
   }
 
-  #showCard({ map, selection }: Shown, { query, key, block }: { query: number; key: number; block: number }): void {
+  #showCard({ map, selection }: Shown, here: Here): void {
+    const { query, key, block } = here;
+    const content = cardOf(map, here, this.#cellAt(map, here), {
+      names: { ...this.#names, bound: boundOf(selection), signed: map.signed }, lifted: this.#state.get("scale") === "uniform", compared: this.#compared, exact: this.#pictures.exactly(block) !== null,
+    });
+    const { rows, cols, left, top } = this.#now;
+    this.#card.show(content, left + edgeOf(cols, key + 0.5), top + edgeOf(rows, query + 0.5));
+    const [received, spread] = this.#pointed;
+    const said = content.map(({ textContent }) => textContent);
+    if (received !== null && !map.pooled) said.push(`key receives ${weightText(received.value)} on average`);
+    if (spread !== null && this.#spreads && !map.pooled) said.push(`entropy of the query ${spread.value.toFixed(2)}`);
+    this.#cursor.textContent = said.join(", ");
+    this.#cursor.ariaRowIndex = String(query + 1);
+    this.#cursor.ariaColIndex = String(key + 1);
+  }
+
+  /** The weight of a cell, exactly; `null` while a pooled map's row is not here. */
+  #cellAt(map: WeightMap, { query, key }: Here): number | null {
+    const read = map.pooled ? this.#pictures.exactly(cellOf({ query, key })) : map;
+    if (read !== null) return read.tile(query, query + 1, key, key + 1)[0];
     const { row, queries } = this.#focus.current;
-    const cell = map.pooled ? (queries.length === 1 ? row?.[key] : undefined) : map.tile(query, query + 1, key, key + 1)[0];
-    const sentence = cellSentence(query, key, cell ?? 0, { ...this.#names, bound: boundOf(selection) });
-    const said = cell === undefined ? sentence.slice(0, -1) : sentence;
-    const content = [element("div", {}, ...spelled(said))];
-    if (cell !== undefined && cell > 0 && this.#state.get("scale") === "uniform") content.push(element("div", {}, `${lift(cell * map.allowed(query))}× the uniform weight`));
-    if (block > 1) content.push(element("div", { class: "attn-quiet" }, `the strongest of ${counted(block, "weight")} here`));
-    const { left, top, nq, nk, rows, cols, cell: size } = this.#layout;
-    this.#card.show(content, left + (binOf(key, nk, cols) + 0.5) * size, top + (binOf(query, nq, rows) + 0.5) * size);
-    this.#cursor.textContent = content.map(({ textContent }) => textContent).join(", ");
+    return (queries.length === 1 && queries[0] === query ? row?.[key] : undefined) ?? null;
   }
 
   // ── pointer and keyboard ──
@@ -424,76 +367,81 @@ class HeatMap {
     const leave = (): void => { this.#leave(); };
     listen(this.#grid, {
       pointermove: (event) => { this.#pointAt(event); },
-      pointerleave: leave,
+      pointerdown: (event) => { this.#pointAt(event); },
+      pointerleave: ({ pointerType }) => { if (pointerType !== "touch") leave(); }, // what a finger tapped stays
       focusout: leave,
       click: () => { if (this.#here !== null) togglePinned(this.#state, this.#here.query); },
       keydown: (event) => { this.#press(event); },
     }, signal);
-    for (const labels of Object.values(this.#labels)) {
-      listen(labels, {
-        pointerover: (event) => { this.#pointAtLabel(event.target); },
-        pointerleave: leave,
-        click: (event) => {
-          const query = labelAt(event.target)?.dataset["query"];
-          if (query !== undefined && Number(query) < (this.#moment()?.token ?? Infinity)) togglePinned(this.#state, Number(query));
+    for (const side of ["query", "key"] as const) {
+      const labelled = ({ target }: Event): number => Number((target as Element).closest<HTMLElement>(`[data-${side}]`)?.dataset[side]); // NaN beside them
+      listen(this.#labels[side].el, {
+        pointerover: (event) => {
+          this.#here = null;
+          const at = labelled(event);
+          if (at >= 0) point(this.#state, { query: null, key: null, [side]: at });
         },
+        pointerleave: leave,
+        click: (event) => { if (side === "query" && labelled(event) < this.#there) togglePinned(this.#state, labelled(event)); },
       }, signal);
     }
+    for (const [pressed, factor] of [[this.#in, 2], [this.#out, 0.5], [this.#fit, 0]] as const) listen(pressed, { click: () => { this.#zoomBy(factor); } }, signal);
+    listen(this.#setAside, { click: () => { this.#state.set({ sinks: !this.#state.get("sinks") }); } }, signal);
   }
 
   #leave(): void {
-    this.#here = null;
+    this.#here = this.#pointer = null;
     point(this.#state, null);
   }
 
-  #pointAtLabel(target: EventTarget | null): void {
-    const { query, key } = labelAt(target)?.dataset ?? {};
-    this.#here = null;
-    if (query !== undefined) point(this.#state, { query: Number(query), key: null });
-    else point(this.#state, key === undefined ? null : { query: null, key: Number(key) });
-  }
-
-  #pointAt(event: PointerEvent): void {
-    const map = this.#at?.map;
-    if (map === undefined) return;
-    const { cell, rows, cols } = this.#layout;
+  #pointAt({ clientX, clientY }: { clientX: number; clientY: number }): void {
+    this.#pointer = { clientX, clientY };
+    if (this.#moving.dragging) return;
     const box = this.#grid.getBoundingClientRect();
-    const [row, col] = [Math.floor((event.clientY - box.top) / cell), Math.floor((event.clientX - box.left) / cell)];
-    if (row < 0 || col < 0 || row >= rows || col >= cols) return;
-    const block = blockAt(this.#layout, row, col);
-    const size = (block.r1 - block.r0) * (block.c1 - block.c0);
-    this.#go({ ...(map.pooled ? { query: block.r0, key: block.c0 } : strongestIn(map, block)), block: map.pooled ? 1 : size });
+    const under = this.#pictures.under(this.#now.rows, this.#now.cols, (clientY - box.top) * pixelRatio(), (clientX - box.left) * pixelRatio());
+    if (under === null) return;
+    const { block, map } = under;
+    this.#go(map.pooled ? { query: block.r0, key: block.c0, block: storedBlock(map, block) } : { ...strongestIn(map, block), block });
   }
 
-  #go(to: { query: number; key: number; block: number }): void {
-    if (to.query >= (this.#moment()?.token ?? Infinity)) {
-      this.#leave();
-      return;
-    }
+  #go(to: Here): void {
+    if (to.query >= this.#there) return this.#leave();
     const before = this.#here;
-    if (before !== null && before.query === to.query && before.key === to.key) return;
     this.#here = to;
-    point(this.#state, { query: to.query, key: to.key });
+    if (before?.query !== to.query || before.key !== to.key) point(this.#state, { query: to.query, key: to.key });
   }
 
   #press(event: KeyboardEvent): void {
-    const { nk } = this.#layout;
-    const nq = Math.max(1, this.#moment()?.token ?? this.#layout.nq);
-    const { query, key } = this.#here ?? { query: 0, key: 0 };
-    const steps: Record<string, readonly [down: number, across: number]> = {
-      ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -nk], End: [0, nk], PageUp: [-10, 0], PageDown: [10, 0],
-    };
-    if (event.key in steps) {
-      const [down, across] = this.#here === null ? [0, 0] : steps[event.key];
-      const within = (at: number, n: number): number => Math.min(n - 1, Math.max(0, at));
-      this.#go({ query: within(query + down, nq), key: within(key + across, nk), block: 1 });
-    } else if (event.key === "Enter" || event.key === " ") togglePinned(this.#state, query);
+    const { rows, cols } = this.#now;
+    const there = Math.max(1, this.#there);
+    const { query, key } = this.#here ?? { query: seen(rows)[0], key: seen(cols)[0] };
+    const page = Math.max(1, Math.min(this.#closer() ? Infinity : 10, Math.floor(spanOf(rows)) - 1));
+    const all = event.ctrlKey || event.metaKey ? there : 0;
+    const [down, across] = stride(event.key, page, all, cols.n);
+    if (down !== 0 || across !== 0) {
+      const first = this.#here === null ? 0 : 1;
+      const bound = (at: number, n: number): number => Math.min(n - 1, Math.max(0, at));
+      const to = { query: bound(query + first * down, there), key: bound(key + first * across, cols.n) };
+      this.#pointer = null;
+      this.#go({ ...to, block: cellOf(to) });
+      this.#look(revealing(rows, to.query), revealing(cols, to.key));
+    } else if (all > 0) return; // Ctrl and + belong to the browser
+    else if (event.key in ZOOMS) this.#zoomBy(ZOOMS[event.key]);
+    else if (event.key === "0") this.#zoomBy(0);
+    else if (event.key === "Enter" || event.key === " ") togglePinned(this.#state, query);
     else if (event.key === "Escape") this.#state.set({ pinned: [] });
     else return;
     event.preventDefault();
   }
 }
 
-const labelAt = (target: EventTarget | null): HTMLElement | null => (target instanceof Element ? target.closest<HTMLElement>("[data-query], [data-key]") : null);
+const button = (text: string, name: string): HTMLButtonElement => element("button", { type: "button", title: name, "aria-label": name }, text);
 
-const lift = (times: number): string => (times >= 10 ? times.toFixed(0) : times >= 0.1 ? times.toFixed(1) : weightText(times));
+/** Lets work go that something newer has overtaken. */
+function unlessOvertaken(work: Promise<unknown>): void {
+  work.catch((error: unknown) => {
+    if (!(error instanceof DOMException && error.name === "AbortError")) throw error;
+  });
+}
+
+const cellOf = ({ query, key }: { query: number; key: number }): Region => ({ r0: query, r1: query + 1, c0: key, c1: key + 1 });

@@ -1,488 +1,258 @@
 /** Every head at once: layers down, heads across, real patterns, and what they come to on average along both margins. */
 
-import { element, segmented, selectionText } from "../a11y.ts";
-import { fit, paintThumb, perFrame, pixelRatio, watchWidth } from "../draw.ts";
-import { legend, runs } from "../label.ts";
-import type { State, ViewContext } from "../state.ts";
-import type { Lut, Palette, Scale } from "../theme.ts";
-import { level, onDress, paletteAt, pixel, ramp } from "../theme.ts";
-import type { Tiles } from "../tiles.ts";
-import { listen } from "../until.ts";
-import type { Block, PartInfo, Reduce } from "../wire.ts";
-import { findArray, needArray, thumbTable } from "../wire.ts";
+import { counted, element, segmented, selectionText, thousands } from "../a11y.ts";
+import { boardOf } from "../board.ts";
+import { choosing, frameElement } from "../choosing.ts";
+import { Closeups } from "../closeups.ts";
+import { fit, paintOf, perFrame, pixelRatio, watchWidth } from "../draw.ts";
+import { gestures } from "../gestures.ts";
+import type { Cell } from "../grid.ts";
+import { cellsIn, placesIn, sameCell, shapeOf, sharing, windowsDiffer, windowsOf } from "../grid.ts";
+import { drawHeaders } from "../headers.ts";
+import { Card, legend } from "../label.ts";
+import { lensOf } from "../lens.ts";
+import { GLYPH, Mosaic, scoreOf, veil, WHOLE } from "../mosaic.ts";
+import type { Picture, Scene } from "../mosaic.ts";
+import { sorting, titleOf, valueText } from "../sorting.ts";
+import type { ViewContext } from "../state.ts";
+import { read } from "../state.ts";
+import { css, gradient, onDress, paletteAt } from "../theme.ts";
+import { codesOf, inksOf, paintThumb, thumbsOf } from "../thumbs.ts";
+import type { Thumbs } from "../thumbs.ts";
+import { atEnd, listen } from "../until.ts";
+import type { PartInfo, Reduce } from "../wire.ts";
 
-// ── where things are ────────────────────────────────────────────────────────────────────────────────────────────────
-
-export interface Shape {
-  layers: number;
-  heads: number;
-  /** Layers without heads that follow each other: drawn as one thin band. */
-  absent?: readonly Run[];
-}
-
-interface Run {
-  from: number;
-  to: number;
-  /** Why there is nothing to show, for each of them. */
-  reasons: readonly string[];
-}
-
-export function shapeOf({ layers }: PartInfo): Shape {
-  const absent = runs(layers.length, (layer) => (layers[layer].absent === null ? -1 : 0));
-  return {
-    layers: layers.length,
-    heads: Math.max(0, ...layers.map(({ heads }) => heads)),
-    absent: absent.map(([from, to]) => ({ from, to, reasons: layers.slice(from, to).map(({ absent: reason }) => reason ?? "") })),
-  };
-}
-
-interface Grid extends Shape {
-  cell: number;
-  gap: number;
-  width: number;
-  height: number;
-  absent: readonly Run[];
-  /** Top of each layer, and of the margin. Absent layers share out the height of their band. */
-  tops: readonly number[];
-}
-
-const AXIS = 24; // pixels for the layer numbers at the left
-const HEADER = 18; // pixels for the head numbers on top
-const MARGIN = 6; // pixels between the heads and their averages
-const EDGE = 3; // room for the frame around the outermost cells
-const LARGEST = 64;
-const SMALLEST = 2;
-const TALLEST = 490; // pixels of height to aim at
-const BAND = 15; // pixels that a run of absent layers needs to say why; a long run needs more to look long
-const bandOf = ({ from, to }: Run): number => Math.max(BAND, 2 * (to - from));
-
-/** The largest cells that fit `width`, and do not make the matrix tower over what is beside it. */
-export function gridFor({ layers, heads, absent = [] }: Shape, width: number): Grid {
-  const bands = absent.reduce((sum, run) => sum + bandOf(run) + 3, 0);
-  const rows = layers - absent.reduce((sum, { from, to }) => sum + to - from, 0);
-  const across = (width - AXIS - MARGIN - 2 * EDGE) / (heads + 1);
-  const down = Math.max((TALLEST - HEADER - MARGIN - bands) / (rows + 1), 13);
-  const pitch = Math.min(across, down, LARGEST + 3);
-  const gap = pitch >= 17 ? 3 : pitch >= 11 ? 2 : 1;
-  const cell = Math.max(SMALLEST, Math.floor(pitch - gap));
-  const tops: number[] = [];
-  let at = HEADER + EDGE;
-  for (let layer = 0; layer < layers; layer++) {
-    const run = absent.find(({ from, to }) => layer >= from && layer < to);
-    tops.push(at);
-    at += run === undefined ? cell + gap : bandOf(run) / (run.to - run.from) + (layer === run.to - 1 ? gap : 0);
-  }
-  tops.push(at + MARGIN);
-  const size = (heads + 1) * (cell + gap) - gap + MARGIN + EDGE;
-  return { layers, heads, absent, cell, gap, tops, width: AXIS + size + EDGE, height: at + MARGIN + cell + 2 * EDGE };
-}
-
-/** Left of head `head`; the number of heads is the margin. */
-const left = ({ cell, gap, heads }: Grid, head: number): number => AXIS + EDGE + head * (cell + gap) + (head === heads ? MARGIN : 0);
-const top = ({ tops }: Grid, layer: number): number => tops[layer];
-
-/** A cell of the grid; `null` is the margin. */
-interface Cell {
-  layer: number | null;
-  head: number | null;
-}
-
-/** The cell under a point, gaps counted to the cell before them. */
-export function cellAt(grid: Grid, x: number, y: number): Cell | null {
-  const { heads, layers, tops } = grid;
-  const head = x >= left(grid, heads) - MARGIN / 2 ? heads : Math.floor((x - left(grid, 0)) / (grid.cell + grid.gap));
-  const layer = y >= tops[layers] - MARGIN / 2 ? layers : tops.filter((top) => top <= y).length - 1;
-  if (head < 0 || layer < 0 || x > grid.width || y > grid.height) return null;
-  return { layer: layer >= layers ? null : layer, head: head >= heads ? null : head };
-}
-
-const same = (a: Cell | null, b: Cell | null): boolean => a === b || (a !== null && b !== null && a.layer === b.layer && a.head === b.head);
-
-/**
- * How wide the matrix should be beside a detail view in a room `width` wide; `null` when the detail had better go under it.
- */
-export function widthBeside(shape: Shape, width: number): number | null {
-  if (width < NARROW) return null;
-  const [calm, most] = [gridFor(shape, Math.min(width * 0.44, width - DETAIL)), gridFor(shape, width - DETAIL)];
-  const grid = calm.cell >= LEGIBLE ? calm : most;
-  return grid.cell >= LEGIBLE || grid.cell >= gridFor(shape, width).cell ? Math.max(grid.width, CONTROLS) : null;
-}
-
-const NARROW = 640;
-const DETAIL = 400; // pixels the detail view needs, with padding
-const CONTROLS = 250; // pixels that the line above the matrix needs
-const LEGIBLE = 11; // a cell of fewer pixels shows little of a pattern
-
-// ── colours of thumbnail codes ──────────────────────────────────────────────────────────────────────────────────────
-
-interface Thumbs {
-  rows: number;
-  cols: number;
-  heads: number; // stored per layer
-  single: Uint8Array; // [layers, heads, rows, cols]
-  reduced: Record<Reduce, Uint8Array>; // [layers + heads + 1, rows, cols]
-  allowed: Float32Array; // [layers, rows]
-  weights: Float32Array; // [256]
-}
-
-function thumbsOf(block: Block): Thumbs {
-  const single = needArray(block, "heads", findArray(block, "heads", "u8", [-1, -1, -1, -1]));
-  const [layers, heads, rows, cols] = single.shape;
-  const reduced = (name: Reduce): Uint8Array => needArray(block, name, findArray(block, name, "u8", [layers + heads + 1, rows, cols])).data;
-  const vmax = block.meta["vmax"];
-  return {
-    rows, cols, heads,
-    single: single.data,
-    reduced: { mean: reduced("mean"), max: reduced("max"), min: reduced("min") },
-    allowed: needArray(block, "allowed", findArray(block, "allowed", "f32", [layers, rows])).data,
-    weights: thumbTable(typeof vmax === "number" ? vmax : 1),
-  };
-}
-
-/** Codes of one cell of the grid. */
-function codesOf({ single, reduced, rows, cols, heads }: Thumbs, { layer, head }: Cell, layers: number, reduce: Reduce): Uint8Array {
-  const size = rows * cols;
-  const [source, at] =
-    layer !== null && head !== null ? [single, layer * heads + head] : [reduced[reduce], layer ?? layers + (head ?? heads)];
-  return source.subarray(at * size, (at + 1) * size);
-}
-
-/** Colours of the 256 codes for rows whose queries may look at `allowed` keys. */
-function codeColours({ weights }: Thumbs, palette: Palette, scale: Scale, lut: Lut, allowed: number): Lut {
-  const colours = new Uint32Array(256).fill(pixel(palette.accent)); // NaN
-  for (let code = 0; code <= 250; code++) colours[code] = lut[Math.round(255 * level(weights[code], scale, allowed))];
-  colours[254] = pixel(palette.line);
-  colours[255] = pixel(palette.ground);
-  return colours;
-}
-
-/** Keys a query of thumbnail row `row` may look at, in `layer` or on average over all. */
-function allowedIn({ allowed, rows }: Thumbs, { layers }: PartInfo, layer: number | null, row: number): number {
-  if (layer !== null) return allowed[layer * rows + row];
-  const there = layers.flatMap(({ heads }, at) => (heads > 0 ? [allowed[at * rows + row]] : []));
-  return there.reduce((sum, count) => sum + count, 0) / there.length;
-}
-
-function paint(canvas: HTMLCanvasElement, grid: Grid, part: PartInfo, thumbs: Thumbs, reduce: Reduce, scale: Scale, palette: Palette): void {
-  const context = fit(canvas, grid.width, grid.height);
-  const ratio = pixelRatio();
-  const image = new ImageData(canvas.width, canvas.height);
-  const pixels = new Uint32Array(image.data.buffer);
-  const lut = ramp(palette, scale);
-  const kept = new Map<number, Lut>();
-  const colours = (allowed: number): Lut => {
-    const key = scale === "uniform" ? allowed : 0;
-    const made = kept.get(key) ?? codeColours(thumbs, palette, scale, lut, key);
-    kept.set(key, made);
-    return made;
-  };
-  const size = Math.round(grid.cell * ratio);
-  for (const cell of cellsOf(grid, part)) {
-    const rowColours = Array.from({ length: thumbs.rows }, (_, row) => colours(scale === "uniform" ? allowedIn(thumbs, part, cell.layer, row) : 0));
-    const at = Math.round(top(grid, cell.layer ?? grid.layers) * ratio) * canvas.width + Math.round(left(grid, cell.head ?? grid.heads) * ratio);
-    paintThumb(codesOf(thumbs, cell, grid.layers, reduce), thumbs.rows, thumbs.cols, (row) => rowColours[row], pixels, canvas.width, at, size, size);
-  }
-  context.putImageData(image, 0, 0);
-}
-
-/** All cells there are, row by row; layers may have fewer heads than the widest. */
-function cellsOf(grid: Shape, part: PartInfo): Cell[] {
-  const cells: Cell[] = [];
-  for (let layer = 0; layer <= grid.layers; layer++) {
-    for (let head = 0; head <= grid.heads; head++) {
-      const cell = { layer: layer === grid.layers ? null : layer, head: head === grid.heads ? null : head };
-      if (exists(cell, part)) cells.push(cell);
-    }
-  }
-  return cells;
-}
-
-const exists = ({ layer, head }: Cell, part: PartInfo): boolean => layer === null || (head ?? 0) < part.layers[layer].heads;
-
-// ── the board ───────────────────────────────────────────────────────────────────────────────────────────────────────
+const PREVIEW = 96; // pixels of the picture of a head that is small itself
+const SMALL = 24; // pixels of such a head, at most
+const REDUCTIONS = ([["mean", "mean"], ["max", "max: the largest weight"], ["min", "min: the smallest weight"]] as const).map(([value, words]) => ({
+  value, label: value, name: `${words}, in the margins and of the heads that are chosen`,
+}));
 
 export function matrix(context: ViewContext): void {
-  new Matrix(context);
-}
+  const { el, state, tiles, signal } = context;
+  const wantedPart = (): PartInfo => tiles.meta.parts.find(({ name }) => name === state.get("part")) ?? tiles.meta.parts[0];
 
-const REAL_CELLS = 400; // heads that get an element each; beyond that only the cell in focus is one
-const REDUCTIONS = [
-  { value: "mean", label: "mean", name: "Margins: mean" },
-  { value: "max", label: "max", name: "Margins: max, the largest weight" },
-  { value: "min", label: "min", name: "Margins: min, the smallest weight" },
-] as const;
+  let part = wantedPart();
+  let thumbs: Thumbs | null = null;
+  let scene: Scene | null = null;
+  let picture: Picture | null = null;
+  let width = 0;
+  let anew = true; // at the size to begin with
+  let hover: Cell | null = null;
+  let font = "";
 
-class Matrix {
-  readonly #state: State;
-  readonly #tiles: Tiles;
-  readonly #el: HTMLElement;
+  const caption = element("div", { class: "attn-caption" });
+  const reduce = segmented<Reduce>("Several heads, and the averages in the margins", (by) => { state.set({ reduce: by }); });
+  const [canvas, axes] = [element("canvas", { "aria-hidden": "true" }), element("canvas", { "aria-hidden": "true" })];
+  const hovered = frameElement("attn-hovered");
+  const note = element("p", { class: "attn-quiet", role: "status" });
+  const key = element("div");
+  const preview = element("canvas");
 
-  readonly #caption = element("div", { class: "attn-caption" });
-  readonly #canvas = element("canvas", { "aria-hidden": "true" });
-  readonly #axes = element("div", { class: "attn-axes", "aria-hidden": "true" });
-  readonly #cells = element("div", { role: "rowgroup" });
-  readonly #bands = element("div", { role: "rowgroup" });
-  readonly #selected = element("div", { class: "attn-frame attn-selected", "aria-hidden": "true" });
-  readonly #hovered = element("div", { class: "attn-frame attn-hovered", "aria-hidden": "true" });
-  readonly #board = element("div", { class: "attn-board", role: "grid" }, this.#canvas, this.#axes, this.#bands, this.#cells, this.#hovered, this.#selected);
-  readonly #legend = element("div");
-  readonly #reduce = segmented<Reduce>("Averages in the margins", (reduce) => { this.#state.set({ reduce }); });
-  readonly #paintSoon: () => void;
+  const sorted = sorting(context, part, { order: () => { layOut(); }, least: () => { repaint(); } });
+  const board = boardOf(
+    (cell) => ({ name: told(cell).join(", "), value: scoreOf(sorted.scored, cell), chosen: choice.chosen.some((other) => sameCell(other, cell)) }),
+    (corner) => { lens.reveal(corner); },
+  );
+  const lens = lensOf(board.el, () => board.cornerOf(board.active), () => { layOut(); draw(); });
+  const choice = choosing({ state, board, lens, order: () => sorted.order, brushed: () => { point(null); describe(); }, say }, signal);
+  const card = new Card(lens.el);
+  const mosaic = new Mosaic();
+  const drawSoon = perFrame(draw, signal);
+  const closeups = new Closeups(async ({ layer, head }, until) => {
+    const { map } = await read(state, tiles, { part: part.name, layer, head, reduce: state.get("reduce") }, until);
+    return map;
+  }, drawSoon);
 
-  #width = 0;
-  #grid: Grid = gridFor({ layers: 0, heads: 0 }, 0);
-  #part: PartInfo;
-  #thumbs: Thumbs | null = null;
-  #hover: Cell | null = null;
-  #active: Cell = { layer: null, head: null }; // where the keyboard is
+  // ── what is shown ──
 
-  constructor({ el, state, tiles, signal }: ViewContext) {
-    this.#state = state;
-    this.#tiles = tiles;
-    this.#el = el;
-    this.#part = this.#wantedPart();
-    el.classList.add("attn-matrix");
-    el.append(element("div", { class: "attn-above" }, this.#caption, this.#reduce.el), this.#board, this.#legend);
-    this.#paintSoon = perFrame(() => { this.#paint(); }, signal);
-
-    watchWidth(el, (width) => { this.#resize(width); }, signal);
-    onDress(el, () => { this.#showLegend(); this.#paintSoon(); }, signal);
-    state.on("part", () => { this.#load(); }, signal);
-    state.on(["layer", "head"], () => { this.#select(); }, signal);
-    state.on("reduce", () => { this.#rename(); this.#paintSoon(); }, signal);
-    state.on("scale", () => { this.#showLegend(); this.#paintSoon(); }, signal);
-    this.#hovered.hidden = this.#selected.hidden = true;
-    this.#listen(signal);
-    this.#load();
-    this.#showLegend();
+  async function load(): Promise<void> {
+    const side = tiles.other === null ? null : state.get("side");
+    anew ||= part !== wantedPart();
+    part = wantedPart();
+    thumbs = null;
+    say("");
+    closeups.forget();
+    sorted.show(part);
+    layOut();
+    const mine = part;
+    const from = side === "b" ? (tiles.other ?? tiles) : tiles;
+    const got = await from.get(`thumbs/${part.name}${side === "difference" ? "/difference" : ""}`).then(thumbsOf).catch((error: unknown) => (error instanceof Error ? error.message : String(error)));
+    if (signal.aborted || mine !== part || (side !== null && side !== state.get("side"))) return;
+    if (typeof got === "string") say(got);
+    else thumbs = got;
+    repaint();
   }
 
-  #wantedPart(): PartInfo {
-    const { parts } = this.#tiles.meta;
-    return parts.find(({ name }) => name === this.#state.get("part")) ?? parts[0];
+  function layOut(): void {
+    if (width === 0) return;
+    lens.layOut(shapeOf(part, sorted.order), width, anew);
+    board.show(lens.grid, sorted.order);
+    if (anew) choice.home();
+    anew = false;
+    choice.show(false);
+    describe();
+    repaint();
   }
 
-  #load(): void {
-    const part = (this.#part = this.#wantedPart());
-    this.#thumbs = null;
-    this.#active = this.#selection();
-    this.#layOut();
-    this.#tiles.thumbs(part.name).then(
-      (block) => {
-        if (part !== this.#part) return;
-        this.#thumbs = thumbsOf(block);
-        this.#paintSoon();
-      },
-      (error: unknown) => { this.#caption.textContent = error instanceof Error ? error.message : String(error); },
-    );
+  /** Paints everything anew: other numbers, colours or sizes. */
+  function repaint(): void {
+    if (width === 0) return;
+    const palette = paletteAt(el);
+    font = `11px ${getComputedStyle(el).fontFamily}`;
+    const scale = state.get("scale");
+    closeups.dress((map) => paintOf(palette, scale, map.signed));
+    scene = { grid: lens.grid, order: sorted.order, palette, reduce: state.get("reduce"), scored: sorted.scored, ratio: pixelRatio() };
+    picture = thumbs === null ? null : { ...scene, thumbs, inks: inksOf(thumbs, part, palette, scale) };
+    mosaic.show(picture);
+    key.replaceChildren(legend(palette, thumbs?.signed === true ? "difference" : scale, [...scoreLegend(scene), ...windowNotes(part)]));
+    draw();
   }
 
-  #resize(width: number): void {
-    this.#width = width;
-    this.#layOut();
+  function draw(): void {
+    if (scene === null) return;
+    const view = lens.window;
+    const { x, y, width: wide, height } = view;
+    const head = fit(axes, wide, height);
+    head.font = font;
+    drawHeaders(head, scene, view);
+    if (picture === null) return;
+    const pen = fit(canvas, wide, height);
+    pen.setTransform(1, 0, 0, 1, 0, 0);
+    const places = placesIn(scene.grid, x, y, x + wide, y + height);
+    mosaic.draw(pen, places, x, y);
+    drawMaps(pen, scene, scene.grid.cell < WHOLE ? [] : cellsIn(scene.order, places), x, y);
   }
 
-  #layOut(): void {
-    if (this.#width === 0) return;
-    this.#grid = gridFor(shapeOf(this.#part), this.#width);
-    const { width, height, layers, heads } = this.#grid;
-    Object.assign(this.#board.style, { width: `${width}px`, height: `${height}px` });
-    this.#board.setAttribute("aria-label", `Layers by heads of the ${this.#part.title}`);
-    this.#board.setAttribute("aria-rowcount", String(layers + 1));
-    this.#board.setAttribute("aria-colcount", String(heads + 1));
-    this.#makeCells();
-    this.#bands.replaceChildren(...this.#grid.absent.map((run) => bandElement(this.#grid, run)));
-    this.#rename();
-    this.#select();
-    this.#paint();
-  }
-
-  #paint(): void {
-    if (this.#thumbs === null || this.#width === 0) return;
-    paint(this.#canvas, this.#grid, this.#part, this.#thumbs, this.#state.get("reduce"), this.#state.get("scale"), paletteAt(this.#el));
-  }
-
-  #showLegend(): void {
-    this.#legend.replaceChildren(legend(paletteAt(this.#el), this.#state.get("scale")));
-  }
-
-  // ── names ──
-
-  /** Writes what depends on how the margins are reduced. */
-  #rename(): void {
-    const reduce = this.#state.get("reduce");
-    this.#reduce.show(REDUCTIONS, reduce);
-    this.#axes.replaceChildren(...axisLabels(this.#grid, reduce));
-    for (const cell of this.#cells.querySelectorAll<HTMLElement>("[data-layer]")) cell.setAttribute("aria-label", this.#name(cellOf(cell)));
-    this.#describe();
-  }
-
-  #name(cell: Cell): string {
-    return selectionText({ ...cell, reduce: this.#state.get("reduce") }, this.#part).replace(" · ", ", ");
-  }
-
-  #describe(): void {
-    const name = this.#hover === null ? null : selectionText({ ...this.#hover, reduce: this.#state.get("reduce") }, this.#part);
-    this.#caption.textContent = name ?? "Layers × heads";
-    this.#caption.classList.toggle("attn-strong", name !== null);
-    this.#board.title = name ?? "";
-  }
-
-  // ── selection and pointer ──
-
-  #selection(): Cell {
-    return { layer: this.#state.get("layer"), head: this.#state.get("head") };
-  }
-
-  #select(): void {
-    const selection = this.#selection();
-    this.#active = selection;
-    for (const cell of this.#cells.querySelectorAll<HTMLElement>("[data-layer]")) {
-      const chosen = same(cellOf(cell), selection);
-      cell.setAttribute("aria-selected", String(chosen));
-      cell.tabIndex = chosen ? 0 : -1;
+  function drawMaps(pen: CanvasRenderingContext2D, at: Scene, cells: readonly Cell[], x: number, y: number): void {
+    const { grid, ratio, palette } = at;
+    const size = Math.round(grid.cell * ratio);
+    closeups.want(cells, size);
+    pen.imageSmoothingEnabled = false;
+    for (const cell of cells) {
+      const image = closeups.pictureOf(cell);
+      if (image === null) continue;
+      const [across, down] = board.cornerOf(cell);
+      const [left, top] = [Math.round((across - x) * ratio), Math.round((down - y) * ratio)];
+      pen.fillStyle = css(palette.line);
+      pen.fillRect(left, top, size, size);
+      pen.drawImage(image, left, top, size, size);
+      veil(pen, at, cell, left, top, size);
     }
-    if (this.#sparse()) this.#moveTo(selection, false);
-    this.#place(this.#selected, this.#inGrid(selection) && exists(selection, this.#part) ? selection : null);
+    const missing = closeups.failures();
+    if (missing > 0) say(`${counted(missing, "head")} in sight as thumbnails only: ${missing === 1 ? "its map is" : "their maps are"} not here.`);
   }
 
-  #inGrid({ layer, head }: Cell): boolean {
-    return (layer === null || layer < this.#grid.layers) && (head === null || head < this.#grid.heads);
+  // ── words ──
+
+  /** "Layer 7", "head 10", and what else is known of it. */
+  function told(cell: Cell): string[] {
+    const { layer, head } = cell;
+    const words = selectionText({ ...cell, reduce: state.get("reduce") }, part).split(" · ");
+    if (layer === null || head === null) return words;
+    const value = scoreOf(sorted.scored, cell);
+    const info = part.layers[layer];
+    const group = sharing(info).findIndex(([from, to]) => head >= from && head < to);
+    if (sorted.scored !== null) words.push(`${titleOf(sorted.scored.measure)} ${value === null ? "unknown" : valueText(value)}`);
+    if (group >= 0) words.push(`K/V ${group}`);
+    if (info.window !== null) words.push(`local ${thousands(info.window)}`);
+    return words;
   }
 
-  #place(frame: HTMLElement, cell: Cell | null): void {
-    frame.hidden = cell === null;
-    if (cell === null) return;
-    const { cell: size, layers, heads } = this.#grid;
-    Object.assign(frame.style, {
-      width: `${size}px`,
-      height: `${size}px`,
-      transform: `translate(${left(this.#grid, cell.head ?? heads)}px, ${top(this.#grid, cell.layer ?? layers)}px)`,
-    });
+  /** What stands in the way. */
+  function say(words: string): void {
+    note.textContent = words;
   }
 
-  #point(cell: Cell | null): void {
-    const there = cell !== null && exists(cell, this.#part) ? cell : null;
-    if (same(there, this.#hover)) return;
-    this.#hover = there;
-    this.#place(this.#hovered, there);
-    this.#describe();
+  function describe(): void {
+    reduce.show(REDUCTIONS, state.get("reduce"));
+    const count = state.get("heads").length;
+    const pointed = hover === null ? null : [...told(hover), closeups.failure(hover) ?? []].flat().join(" · ");
+    const words = choice.brushing ?? pointed ?? (count > 1 ? `${counted(count, "head")} chosen · ${state.get("reduce")}` : null);
+    caption.textContent = words ?? "Layers × heads";
+    caption.classList.toggle("attn-strong", words !== null);
   }
 
-  #under(event: MouseEvent): Cell | null {
-    const target = event.target instanceof HTMLElement ? event.target.closest<HTMLElement>("[data-layer]") : null;
-    if (target !== null) return cellOf(target);
-    const box = this.#board.getBoundingClientRect();
-    return cellAt(this.#grid, event.clientX - box.left, event.clientY - box.top);
+  // ── pointer ──
+
+  function point(cell: Cell | null): void {
+    if (sameCell(cell, hover)) return;
+    hover = cell;
+    board.frame(hovered, cell);
+    describe();
+    if (cell === null || picture === null || picture.grid.cell >= SMALL) card.hide();
+    else showPreview(cell, picture);
   }
 
-  #pick(cell: Cell | null): void {
-    if (cell !== null && exists(cell, this.#part)) this.#state.set({ layer: cell.layer, head: cell.head });
+  /** Heads that are too small to read are shown larger beside the pointer, or the keyboard. */
+  function showPreview(cell: Cell, { thumbs: from, inks, reduce: by, grid }: Picture): void {
+    const pen = fit(preview, PREVIEW, PREVIEW);
+    const { width: wide, height } = preview;
+    const image = new ImageData(wide, height);
+    paintThumb(from, codesOf(from, cell, by), inks(cell.layer), { pixels: new Uint32Array(image.data.buffer), stride: wide, at: 0, width: wide, height });
+    pen.putImageData(image, 0, 0);
+    const [left, top] = board.cornerOf(cell);
+    const { x, y } = lens.window;
+    card.show([element("div", { class: "attn-row" }, preview, element("div", {}, ...told(cell).map((line) => element("div", {}, line))))], left + grid.cell - x, top - y);
   }
 
-  #listen(signal: AbortSignal): void {
-    listen(this.#board, {
-      pointermove: (event) => { this.#point(this.#under(event)); },
-      pointerleave: () => { this.#point(null); },
-      click: (event) => { this.#pick(this.#under(event)); },
-      focusout: () => { this.#point(null); },
-      focusin: ({ target }) => { if (target instanceof HTMLElement && target.matches(":focus-visible")) this.#point(this.#active); },
-      keydown: (event) => {
-        if (event.key === "Enter" || event.key === " ") this.#pick(this.#active);
-        else {
-          const next = this.#neighbour(event.key);
-          if (next === null) return;
-          this.#moveTo(next, true);
-        }
-        event.preventDefault();
-      },
-    }, signal);
-  }
+  // ── what happens ──
 
-  // ── keyboard ──
+  const moves = gestures(lens.sight, { zoom: (factor, x, y) => { lens.stretch(factor, x, y); }, pan: (dx, dy) => { lens.sight.scrollBy(-dx, -dy); }, movable: () => lens.movable && !choice.held }, signal);
+  listen(lens.sight, { scroll: () => { drawSoon(); card.hide(); } }, signal, { passive: true });
+  listen(board.el, {
+    pointermove: (event) => { if (!choice.held || event.buttons === 0) point(moves.dragging ? null : board.under(event)); },
+    pointerleave: () => { point(null); },
+    focusout: () => { point(null); },
+    focusin: ({ target }) => { if (target instanceof HTMLElement && target.matches(":focus-visible")) point(board.active); },
+  }, signal);
+  const [by, least] = sorted.controls;
+  board.el.prepend(element("div", { class: "attn-stuck" }, canvas));
+  board.el.append(hovered, element("div", { class: "attn-stuck attn-over" }, axes));
+  el.append(element("div", { class: "attn-above" }, caption, lens.zoom, ...by, reduce.el, ...least), lens.el, key, note);
+  atEnd(signal, () => { closeups.forget(); });
 
-  #neighbour(key: string): Cell | null {
-    const { layers, heads } = this.#grid;
-    const step: Record<string, readonly [down: number, across: number]> = {
-      ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -heads], End: [0, heads],
-      PageUp: [-layers, 0], PageDown: [layers, 0],
-    };
-    if (!(key in step)) return null;
-    const [down, across] = step[key];
-    const bound = (at: number, most: number): number | null => (at >= most ? null : Math.max(0, at));
-    let head = (this.#active.head ?? heads) + across;
-    const rows = [...this.#part.layers.flatMap((one, at) => (one.heads > 0 ? [at] : [])), null]; // absent layers are passed over
-    const layer = rows[Math.min(rows.length - 1, Math.max(0, rows.indexOf(this.#active.layer) + down))];
-    while (head < heads && !exists({ layer, head: Math.max(0, head) }, this.#part)) head += across < 0 ? -1 : 1;
-    return { layer, head: bound(head, heads) };
-  }
-
-  #sparse(): boolean {
-    return this.#grid.layers * this.#grid.heads > REAL_CELLS;
-  }
-
-  #moveTo(cell: Cell, focus: boolean): void {
-    this.#active = cell;
-    if (this.#sparse()) this.#cells.replaceChildren(element("div", { role: "row" }, this.#gridCell(cell)));
-    const all = [...this.#cells.querySelectorAll<HTMLElement>("[data-layer]")];
-    for (const each of all) each.tabIndex = same(cellOf(each), cell) ? 0 : -1;
-    if (focus) all.find((each) => each.tabIndex === 0)?.focus();
-  }
-
-  #makeCells(): void {
-    if (this.#sparse()) {
-      this.#moveTo(this.#active, false);
-      return;
-    }
-    const rows = new Map<number | null, HTMLElement[]>();
-    for (const cell of cellsOf(this.#grid, this.#part)) rows.set(cell.layer, [...(rows.get(cell.layer) ?? []), this.#gridCell(cell)]);
-    this.#cells.replaceChildren(...[...rows.values()].map((cells) => element("div", { role: "row" }, ...cells)));
-  }
-
-  #gridCell(cell: Cell): HTMLElement {
-    const { layers, heads } = this.#grid;
-    const made = element("div", {
-      role: "gridcell", tabindex: -1, "data-layer": cell.layer ?? "*", "data-head": cell.head ?? "*", "aria-label": this.#name(cell),
-      "aria-rowindex": (cell.layer ?? layers) + 1, "aria-colindex": (cell.head ?? heads) + 1, "aria-selected": String(same(cell, this.#selection())),
-    });
-    this.#place(made, cell);
-    return made;
-  }
+  watchWidth(el, (room) => {
+    width = room;
+    layOut();
+  }, signal);
+  onDress(el, repaint, signal);
+  state.on(["part", "side"], () => void load(), signal);
+  state.on(["layer", "head", "heads", "overlay"], () => {
+    if (width === 0) return;
+    choice.home();
+    choice.show(true);
+    say("");
+    describe();
+  }, signal);
+  state.on("reduce", () => {
+    closeups.forget();
+    board.refresh();
+    describe();
+    repaint();
+  }, signal);
+  state.on(["group", "expanded", "step"], () => {
+    closeups.forget();
+    drawSoon();
+  }, signal);
+  state.on("scale", repaint, signal);
+  void load();
 }
 
-/** Layers that have nothing to show, and why. */
-function bandElement(grid: Grid, run: Run): HTMLElement {
-  const { from, to, reasons } = run;
-  const which = to - from === 1 ? String(from) : `${from}–${to - 1}`;
-  const why = [...new Set(reasons)].join(", ");
-  const style = `left: ${left(grid, 0)}px; top: ${top(grid, from)}px; width: ${grid.width - EDGE - left(grid, 0) - EDGE}px; height: ${bandOf(run)}px`;
-  const cell = element("div", {
-    role: "gridcell", "aria-disabled": "true", "aria-colspan": grid.heads + 1, "aria-label": `Layer${to - from === 1 ? "" : "s"} ${which}: ${why}`,
-    class: "attn-absent", "data-absent": which, title: reasons.map((reason, n) => `Layer ${from + n}: ${reason}`).join("\n"), style,
-  }, element("span", {}, `${which} · ${why}`));
-  return element("div", { role: "row", "aria-rowindex": from + 1 }, cell);
+/** What the marks of what heads are sorted by stand for. */
+function scoreLegend({ scored, grid, palette }: Scene): Node[] {
+  if (scored === null) return [];
+  const [low, high] = scored.range.map(valueText);
+  const sign = grid.cell < GLYPH ? element("i", { class: "attn-ramp", style: `background: ${gradient(palette, "linear")}` }) : element("i", { class: "attn-bar-sign" });
+  return [element("span", { title: scored.measure.title }, `${titleOf(scored.measure)} ${low}`, sign, high)];
 }
 
-function cellOf(target: HTMLElement): Cell {
-  const read = (value: string | undefined): number | null => (value === undefined || value === "*" ? null : Number(value));
-  return { layer: read(target.dataset["layer"]), head: read(target.dataset["head"]) };
-}
-
-const LAYER_MARGIN: Record<Reduce, string> = { mean: "x̄", max: "max", min: "min" };
-
-/** Numbers along both axes, thinned out where they would crowd. */
-function axisLabels(grid: Grid, reduce: Reduce): HTMLElement[] {
-  const pitch = grid.cell + grid.gap;
-  const label = (text: string, x: number, y: number, side: string): HTMLElement =>
-    element("span", { class: side, style: `transform: translate(${x}px, ${y}px); --cell: ${grid.cell}px` }, text);
-  const heads = every(grid.heads, pitch, 18).map((head) => label(String(head), left(grid, head), 0, "attn-top"));
-  const absent = (layer: number): boolean => grid.absent.some(({ from, to }) => layer >= from && layer < to);
-  const layers = every(grid.layers, pitch, 13).filter((layer) => !absent(layer)).map((layer) => label(String(layer), 0, top(grid, layer), "attn-left"));
-  return [...heads, label(reduce, left(grid, grid.heads), 0, "attn-top"), ...layers, label(LAYER_MARGIN[reduce], 0, top(grid, grid.layers), "attn-left")];
-}
-
-/** 0, step, 2 step … below `count`, with at least `room` pixels for each; the steps are round. */
-function every(count: number, pitch: number, room: number): number[] {
-  const step = [1, 2, 4, 8, 16, 32].find((candidate) => candidate * pitch >= room) ?? 64;
-  return Array.from({ length: Math.ceil(count / step) }, (_, n) => n * step);
+/** What the badges stand for. */
+function windowNotes(part: PartInfo): Node[] {
+  const windows = windowsOf(part);
+  const local = windows.filter((window) => window !== null).sort((a, b) => a - b).map(thousands).join(" · ");
+  const badge = (name: string, sign: string, words: string): Node => element("span", {}, element("i", { class: `attn-reach ${name}` }, sign), words);
+  if (local === "") return [];
+  if (!windowsDiffer(part)) return [element("span", {}, `every layer looks back ${local} tokens`)];
+  return [badge("attn-local", "L", `local, ${local} tokens`), ...(windows.includes(null) ? [badge("attn-global", "G", "global")] : [])];
 }

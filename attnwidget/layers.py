@@ -1,0 +1,256 @@
+"""What a model's attention consists of: layers, each one attention call, and the parts that share their axes.
+
+An attention matrix has n × n entries a head; the queries and keys that determine it have n × d. What is kept here is
+
+    s_ij = softcap · tanh(q_i · k_j · scale / softcap) + bias_ij        where query i may attend to key j
+    p_ij = exp(s_ij − lse_i),    lse_i = log(Σ_j exp(s_ij) + exp(sink_i))
+
+with the mask and the bias as rules of O(n) numbers wherever they have such a form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .masks import Bias, Mask, row_blocks
+from .output import Output
+from .rotary import Rotary, Turned, fitted
+from .tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What one attention module computed in one call: Q and K and the rules, or weights as they are.
+
+    Attributes:
+        name: the module's qualified name in the model.
+        q: [batch, head, query, d], after rotary embedding and normalisation.
+        k: [batch, kv_head, key, d]; kv_head divides head (grouped-query attention).
+        v: [batch, kv_head, key, d_v], where it was asked for.
+        scale: multiplies q · k.
+        softcap: bound c of c · tanh(s / c), or None.
+        sink: logits that take weight without being a key, [batch or 1, head, query or 1]; rows then sum to less than 1.
+        weights: [batch, head, query, key] in place of q and k.
+        absent: why there is no attention at this place of the model, or none that was kept; such a layer has no heads.
+        turned: what tells how positions turned q and k (see :attr:`rotary`).
+        output: the projection that brings the heads back together; its weight is the model's own and no copy.
+        why: what could not be had of this layer ("output", "positions"), and why, in words.
+    """
+
+    name: str
+    mask: Mask
+    q: Tensor | None = None
+    k: Tensor | None = None
+    v: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    bias: Bias | None = None
+    sink: Tensor | None = None
+    weights: Tensor | None = None
+    absent: str | None = None
+    turned: tuple[Turned, ...] = ()
+    output: Output | None = None
+    why: Mapping[str, str] = field(default_factory=dict)
+    _norms: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.weights is None) == (self.q is None or self.k is None):
+            raise ValueError("A layer holds either q and k, or weights.")
+
+    @classmethod
+    def gap(cls, name: str, absent: str, queries: int, keys: int) -> Layer:
+        """A place in the model without attention: it keeps the numbers of the layers after it the model's own."""
+        return cls(name, Mask.full(queries, keys), weights=torch.empty(1, 0, queries, keys), absent=absent)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(batch, head, query, key)."""
+        if self.weights is not None:
+            return tuple(self.weights.shape)  # type: ignore[return-value]  # four by construction
+        assert self.q is not None and self.k is not None
+        return self.q.shape[0], self.q.shape[1], self.q.shape[2], self.k.shape[2]
+
+    @property
+    def heads(self) -> int:
+        return self.shape[1]
+
+    @property
+    def kv_heads(self) -> int:
+        return self.heads if self.k is None else self.k.shape[1]
+
+    @cached_property
+    def rotary(self) -> tuple[Rotary, Rotary] | None:
+        """How positions turned the queries and the keys, found and verified when it is first asked for."""
+        if self.q is None or self.k is None or not self.turned:
+            return None
+        q, k = fitted(self.turned, self.q[0]), fitted(self.turned, self.k[0])
+        # Keys out of a cache were turned when they came: what turned the new ones says nothing of them.
+        return (q, k) if q is not None and k is not None and q.before == k.before else None
+
+    def of_head(self, sample: int, head: int) -> Layer:
+        """The same layer with that head and sample only, in float32."""
+        sample %= self.shape[0]
+
+        def of(values: Tensor, head: int | None = None) -> Tensor:
+            chosen = values[sample % len(values)]
+            return chosen[None] if head is None else chosen[head % len(chosen)][None, None]
+
+        def number(values: Tensor | None, head: int) -> Tensor | None:
+            return None if values is None else of(values, head).float()
+
+        kv_head = head * self.kv_heads // self.heads
+        v_head = kv_head if self.v is None else head * self.v.shape[1] // self.heads
+        mask, bias = self.mask, self.bias
+        return replace(
+            self,
+            mask=Mask(
+                of(mask.start), of(mask.stop), of(mask.keep), None if mask.dense is None else of(mask.dense, head)
+            ),
+            q=number(self.q, head),
+            k=number(self.k, kv_head),
+            v=number(self.v, v_head),
+            weights=number(self.weights, head),
+            bias=None
+            if bias is None
+            else replace(bias, offsets=number(bias.offsets, head), dense=number(bias.dense, head)),
+            sink=number(self.sink, head),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        held = (self.q, self.k, self.v, self.weights, self.mask.dense, self.bias and self.bias.dense)
+        return sum(t.numel() * t.element_size() for t in held if isinstance(t, Tensor))
+
+    def logits(self, sample: int, head: int | None, rows: Tensor) -> Tensor:
+        """Scores s, −inf where masked: float32 [row, key], or [head, row, key] where ``head`` is None."""
+        assert self.q is not None and self.k is not None
+        groups = self.heads // self.kv_heads
+        if head is None:
+            # Query heads that share keys stand below each other, so that no key is copied: [kv_head, group · row, d].
+            q = self.q[sample][:, rows].float().reshape(self.kv_heads, groups * len(rows), -1)
+            s = (q @ self.k[sample].float().mT).reshape(self.heads, len(rows), -1)
+        else:
+            s = self.q[sample, head][rows].float() @ self.k[sample, head // groups].float().mT
+        s *= self.scale
+        if self.softcap is not None:
+            s = torch.tanh(s / self.softcap) * self.softcap
+        if self.bias is not None:
+            s = s + self.bias.block(sample, rows, self.shape[3], head)
+        if not self.mask.is_full:
+            s = s.masked_fill(~self.mask.allowed(sample, rows, head), -torch.inf)
+        return s
+
+    def block(self, sample: int, head: int | None, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights of whole rows and their log-sum-exp: [row, key], [row]; one axis more where ``head`` is None."""
+        if self.weights is not None:
+            p = self.weights[sample][:, rows] if head is None else self.weights[sample, head][rows]
+            return p.float(), p.new_zeros(p.shape[:-1], dtype=torch.float32)
+        s = self.logits(sample, head, rows)
+        top = s.amax(-1)
+        sink = self._sink(sample, head, rows)
+        if sink is not None:
+            top = torch.maximum(top, sink)
+        # A row without any key has −inf everywhere; any finite top makes its weights exp(−inf) = 0 instead of NaN.
+        top = top.masked_fill(top == -torch.inf, 0.0)
+        e = torch.exp(s - top[..., None])
+        total = e.sum(-1)
+        if sink is not None:
+            total = total + torch.exp(sink - top)
+        lse = top + torch.log(total)
+        return e / total.masked_fill(total == 0, 1.0)[..., None], lse
+
+    def lse(self, sample: int, head: int) -> Tensor:
+        """Log-sum-exp of every query's scores, sink included: float32 [query], computed once and kept."""
+        if (sample, head) not in self._norms:
+            every = row_blocks(torch.arange(self.shape[2]), self.shape[3])
+            found = [self.block(sample, head, rows)[1] for rows in every]
+            self._norms[sample, head] = torch.cat(found)
+        return self._norms[sample, head]
+
+    def tile(self, sample: int, head: int, rows: Tensor, cols: Tensor) -> Tensor:
+        """float32 [row, col] without computing the rest of the rows (given :meth:`lse`)."""
+        if self.weights is not None:
+            return self.weights[sample, head][rows[:, None], cols].float()
+        assert self.k is not None
+        if len(cols) * 2 >= self.shape[3]:
+            # Most of the rows is wanted: whole rows cost hardly more, and need no norms.
+            return self.block(sample, head, rows)[0][:, cols]
+        bias = None if self.bias is None else self.bias.columns(cols, self.shape[2])
+        part = replace(self, k=self.k[:, :, cols], mask=self.mask.columns(cols), bias=bias)
+        lse = self.lse(sample, head)[rows, None]
+        # Rows without any key: −inf − 0, so that their weights are exp(−inf) = 0 instead of NaN.
+        return torch.exp(part.logits(sample, head, rows) - lse.masked_fill(lse == -torch.inf, 0.0))
+
+    def _sink(self, sample: int, head: int | None, rows: Tensor) -> Tensor | None:
+        if self.sink is None:
+            return None
+        of_sample = self.sink[sample % self.sink.shape[0]].float()
+        of_rows = of_sample[:, rows] if of_sample.shape[1] > 1 else of_sample.expand(-1, len(rows))
+        return of_rows if head is None else of_rows[head]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the comparison of recomputed rows with the model's own output said.
+
+    Attributes:
+        ok: the largest relative difference is within ``tolerance``.
+        max_error: largest |recomputed − model's| over the sampled rows, relative to the largest output entry.
+        rows: number of rows compared (0: there was nothing to compare with).
+        tolerance: what rounding in the model's own precision explains.
+        text: the result in a sentence.
+        stored: the precision in which Q and K, or weights, are kept: "float32", "bfloat16" …
+        effect: largest |p of what is kept − p of what the model had| over the sampled rows; 0 without ``dtype=``.
+    """
+
+    ok: bool
+    max_error: float
+    rows: int
+    tolerance: float
+    text: str
+    stored: str = ""
+    effect: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Layers that share their axes: an encoder, a decoder, the attention of one to the other, an image tower.
+
+    Attributes:
+        queries, keys: the axes of the text or image in view.
+        axes: [batch] pairs of axes, where the texts of a batch differ.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    queries: Tokens
+    keys: Tokens
+    title: str = ""
+    axes: tuple[tuple[Tokens, Tokens], ...] = ()
+
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            if layer.shape[2:] != (len(self.queries), len(self.keys)):
+                raise ValueError(
+                    f"Layer {layer.name!r} is {layer.shape[2]} queries × {layer.shape[3]} keys, but part {self.name!r} "
+                    f"has {len(self.queries)} × {len(self.keys)} tokens."
+                )
+
+    @property
+    def heads(self) -> int:
+        """Largest number of heads of any layer."""
+        return max(layer.heads for layer in self.layers)
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        return max(layer.shape[0] for layer in self.layers)
+
+    @property
+    def is_causal(self) -> bool:
+        return all(layer.mask.is_causal for layer in self.layers if layer.heads)
