@@ -3,8 +3,8 @@
  * looks, as the maps are that they are made of, and whoever draws them cannot tell.
  */
 
-import type { WeightMap } from "./math.ts";
-import { isWeight, MASKED, PADDED } from "./math.ts";
+import type { Fill, WeightMap } from "./math.ts";
+import { filled, isWeight, MASKED, PADDED } from "./math.ts";
 import type { Axis, Reduce } from "./wire.ts";
 import { WireError } from "./wire.ts";
 
@@ -15,27 +15,8 @@ export interface Source {
   column(j: number, signal?: AbortSignal): Promise<Float32Array>;
 }
 
-export type Fill = (r0: number, r1: number, c0: number, c1: number, out: Float32Array) => void;
-
 /** A map that is computed by `fill`; the rest is that of `like`. */
-export function mapOf(like: WeightMap, fill: Fill, own: Partial<WeightMap> = {}): WeightMap {
-  const { signed, step, sampled, vmax, maxError, depth } = like;
-  const { nq, nk, pooled } = { ...like, ...own };
-  const tile: WeightMap["tile"] = (r0, r1, c0, c1, out) => {
-    const size = (r1 - r0) * (c1 - c0);
-    const cells = out !== undefined && out.length >= size ? out : new Float32Array(size);
-    fill(r0, r1, c0, c1, cells);
-    return cells;
-  };
-  return {
-    nq, nk, signed, pooled, step, sampled, vmax, maxError, depth, tile,
-    row: (i) => (pooled ? null : tile(i, i + 1, 0, nk)),
-    column: (j) => (pooled ? null : tile(0, nq, j, j + 1)),
-    allowed: (i) => like.allowed(i),
-    leak: (i) => like.leak(i),
-    ...own,
-  };
-}
+export const mapOf = (like: WeightMap, fill: Fill, own: Partial<WeightMap> = {}): WeightMap => filled({ ...like, ...own }, fill);
 
 /** `combine`, cell by cell. A cell that is a weight in only some of `parts` counts there as 0; NaN anywhere stays NaN. */
 function cellByCell(parts: readonly Float32Array[], out: Float32Array, size: number, combine: (cells: readonly number[]) => number): void {

@@ -51,9 +51,25 @@ export interface WeightMap {
 
 /** The map in a "qk" or "weights" block. Throws WireError, in words, when the arrays do not fit together. */
 export function weightMap(block: Block): WeightMap {
-  if (block.kind === "qk") return new ComputedMap(block);
-  if (block.kind === "weights") return new StoredMap(block);
+  if (block.kind === "qk") return computedMap(block);
+  if (block.kind === "weights") return storedMap(block);
   throw new WireError(`Data of the kind “${block.kind}” hold no attention map.`);
+}
+
+/** Writes the cells [r0, r1) × [c0, c1) of a map, row by row. */
+export type Fill = (r0: number, r1: number, c0: number, c1: number, out: Float32Array) => void;
+
+/** A map whose cells come from `fill`. */
+export function filled(about: Omit<WeightMap, "tile" | "row" | "column">, fill: Fill): WeightMap {
+  const { nq, nk, pooled } = about;
+  const tile: WeightMap["tile"] = (r0, r1, c0, c1, out) => {
+    checkTile(nq, nk, r0, r1, c0, c1);
+    const size = (r1 - r0) * (c1 - c0);
+    const cells = out !== undefined && out.length >= size ? out : new Float32Array(size);
+    fill(r0, r1, c0, c1, cells);
+    return cells;
+  };
+  return { ...about, tile, row: (i) => (pooled ? null : tile(i, i + 1, 0, nk)), column: (j) => (pooled ? null : tile(0, nq, j, j + 1)) };
 }
 
 /** All cells of a "weights" block, [r, c] row by row: what the answers to "row" and "column" carry. */
@@ -68,113 +84,61 @@ const NEAR = 6144; // floats of K worked on at a time, so that they stay in the 
 
 // ── a head as Q and K ───────────────────────────────────────────────────────────────────────────────────────────────
 
-class ComputedMap implements WeightMap {
-  readonly nq: number;
-  readonly nk: number;
-  readonly depth: number;
-  readonly maxError: number;
-  readonly signed = false;
-  readonly pooled = false;
-  readonly step = [1, 1] as const;
-  readonly sampled = false;
-  readonly vmax = 1;
-
-  readonly #q: Float32Array; // [nq, d]
-  readonly #k: Float32Array; // [nk, d]
-  readonly #scale: number;
-  readonly #cap: number; // 0: none
-  readonly #lse: Float32Array; // [nq]
-  readonly #start: Rules["start"];
-  readonly #stop: Rules["stop"];
-  readonly #keep: Rules["keep"];
-  readonly #bits: Rules["bits"];
-  readonly #allowed: Rules["allowed"];
-  readonly #sink: Rules["sink"];
-  readonly #bias: Float32Array | null; // [nq + nk - 1], bias_ij = bias[j - i + nq - 1]
-
-  constructor(block: Block) {
-    const nq = (this.nq = metaCount(block, "n_q"));
-    const nk = (this.nk = metaCount(block, "n_k"));
-    const d = (this.depth = metaCount(block, "d"));
-    this.#scale = metaNumber(block, "scale");
-    this.#cap = metaNumber(block, "softcap", 0);
-    this.maxError = metaNumber(block, "max_error", 0);
-    this.#q = vectors(block, "q", nq, d);
-    this.#k = vectors(block, "k", nk, d);
-    this.#lse = needArray(block, "lse", findArray(block, "lse", "f32", [nq])).data;
-    this.#bias = findArray(block, "bias", "f32", [Math.max(0, nq + nk - 1)])?.data ?? null;
-    ({ start: this.#start, stop: this.#stop, keep: this.#keep, bits: this.#bits, allowed: this.#allowed, sink: this.#sink } = rules(block, nq, nk));
-  }
-
-  row(i: number): Float32Array {
-    return this.tile(i, i + 1, 0, this.nk);
-  }
-
-  column(j: number): Float32Array {
-    return this.tile(0, this.nq, j, j + 1);
-  }
-
-  tile(r0: number, r1: number, c0: number, c1: number, out?: Float32Array): Float32Array {
-    checkTile(this, r0, r1, c0, c1);
-    const width = c1 - c0;
-    const cells = room(out, (r1 - r0) * width);
-    const block = Math.max(4, Math.floor(NEAR / Math.max(1, this.depth)));
-    for (let b0 = c0; b0 < c1; b0 += block) {
-      const b1 = Math.min(c1, b0 + block);
-      for (let i = r0; i < r1; i += 2) {
-        const next = Math.min(i + 1, r1 - 1); // the last row of an odd tile is its own partner
-        const from = Math.max(b0, Math.min(this.#start[i], this.#start[next]));
-        const to = Math.min(b1, Math.max(this.#stop[i], this.#stop[next]));
-        dotProducts(this.#q, this.#k, this.depth, i, next, from, to, cells, (i - r0) * width - c0, (next - r0) * width - c0);
-      }
-    }
-    for (let i = r0; i < r1; i++) this.#finish(i, c0, c1, cells, (i - r0) * width);
-    return cells;
-  }
-
-  allowed(i: number): number {
-    return this.#allowed[i];
-  }
-
-  leak(i: number): number {
-    if (this.#sink === null || this.#allowed[i] === 0) return 0;
-    // The sink is one more term of the softmax: its share of the row is what the keys do not get.
-    const logit = this.#sink[this.#sink.length === 1 ? 0 : i];
-    return Math.max(0, Math.min(1, Math.exp(logit - this.#lse[i])));
-  }
+function computedMap(block: Block): WeightMap {
+  const [nq, nk, depth] = [metaCount(block, "n_q"), metaCount(block, "n_k"), metaCount(block, "d")];
+  const scale = metaNumber(block, "scale");
+  const cap = metaNumber(block, "softcap", 0); // 0: none
+  const q = vectors(block, "q", nq, depth);
+  const k = vectors(block, "k", nk, depth);
+  const lse = needArray(block, "lse", "f32", [nq]).data;
+  const bias = findArray(block, "bias", "f32", [Math.max(0, nq + nk - 1)])?.data ?? null; // bias_ij = bias[j - i + nq - 1]
+  const { start, stop, keep, bits, allowed, sink } = rules(block, nq, nk);
 
   /** Turns the dot products of query `i` with keys [c0, c1), which lie in `cells` from `at`, into weights and codes. */
-  #finish(i: number, c0: number, c1: number, cells: Float32Array, at: number): void {
-    const lse = this.#lse[i];
-    if (this.#allowed[i] === 0 || lse === -Infinity) {
+  const finish = (i: number, c0: number, c1: number, cells: Float32Array, at: number): void => {
+    if (allowed[i] === 0 || lse[i] === -Infinity) {
       cells.fill(PADDED, at, at + c1 - c0);
       return;
     }
-    const keep = this.#keep;
-    const bits = this.#bits;
-    const bias = this.#bias;
-    const scale = this.#scale;
-    const cap = this.#cap;
-    const bitRow = i * ((this.nk + 7) >> 3);
-    const diagonal = this.nq - 1 - i;
-    const from = Math.min(c1, Math.max(c0, this.#start[i]));
-    const to = Math.max(from, Math.min(c1, this.#stop[i]));
+    const share = lse[i];
+    const bitRow = i * ((nk + 7) >> 3);
+    const diagonal = nq - 1 - i;
+    const from = start[i];
+    const to = stop[i];
     at -= c0;
-    for (let j = c0; j < from; j++) cells[at + j] = keep[j] === 0 ? PADDED : MASKED;
-    for (let j = from; j < to; j++) {
+    for (let j = c0; j < c1; j++) {
       if (keep[j] === 0) cells[at + j] = PADDED;
-      else if (bits !== null && ((bits[bitRow + (j >> 3)] >> (j & 7)) & 1) === 0) cells[at + j] = MASKED;
+      else if (j < from || j >= to || (bits !== null && ((bits[bitRow + (j >> 3)] >> (j & 7)) & 1) === 0)) cells[at + j] = MASKED;
       else {
         let s = cells[at + j] * scale;
         if (cap !== 0) s = cap * Math.tanh(s / cap);
         if (bias !== null) s += bias[j + diagonal];
-        const p = Math.exp(s - lse);
+        const p = Math.exp(s - share);
         // Rounded Q and K overshoot 1 by a hair; whatever overshoots by more is no weight, and is shown as none.
         cells[at + j] = p <= 1 ? p : p < 1.01 ? 1 : NaN;
       }
     }
-    for (let j = to; j < c1; j++) cells[at + j] = keep[j] === 0 ? PADDED : MASKED;
-  }
+  };
+  const fill: Fill = (r0, r1, c0, c1, cells) => {
+    const width = c1 - c0;
+    const block = Math.max(4, Math.floor(NEAR / Math.max(1, depth)));
+    for (let b0 = c0; b0 < c1; b0 += block) {
+      const b1 = Math.min(c1, b0 + block);
+      for (let i = r0; i < r1; i += 2) {
+        const next = Math.min(i + 1, r1 - 1); // the last row of an odd tile is its own partner
+        const from = Math.max(b0, Math.min(start[i], start[next]));
+        const to = Math.min(b1, Math.max(stop[i], stop[next]));
+        dotProducts(q, k, depth, i, next, from, to, cells, (i - r0) * width - c0, (next - r0) * width - c0);
+      }
+    }
+    for (let i = r0; i < r1; i++) finish(i, c0, c1, cells, (i - r0) * width);
+  };
+  return filled({
+    nq, nk, depth, signed: false, pooled: false, step: [1, 1], sampled: false, vmax: 1, maxError: metaNumber(block, "max_error", 0),
+    allowed: (i) => allowed[i],
+    // The sink is one more term of the softmax: its share of the row is what the keys do not get.
+    leak: (i) => (sink === null || allowed[i] === 0 ? 0 : Math.max(0, Math.min(1, Math.exp(sink[sink.length === 1 ? 0 : i] - lse[i])))),
+  }, fill);
 }
 
 /** Which keys each query may see, and the logit that takes weight and is no key; as "qk" and "steps" blocks have them. */
@@ -188,9 +152,9 @@ export interface Rules {
 }
 
 export function rules(block: Block, nq: number, nk: number): Rules {
-  const start = needArray(block, "start", findArray(block, "start", "i32", [nq])).data;
-  const stop = needArray(block, "stop", findArray(block, "stop", "i32", [nq])).data;
-  const keep = needArray(block, "keep", findArray(block, "keep", "u8", [nk])).data;
+  const start = needArray(block, "start", "i32", [nq]).data;
+  const stop = needArray(block, "stop", "i32", [nq]).data;
+  const keep = needArray(block, "keep", "u8", [nk]).data;
   const bits = findArray(block, "bits", "u8", [nq, (nk + 7) >> 3])?.data ?? null;
   const sink = findArray(block, "sink", "f32", [-1])?.data ?? null;
   const what = `“${block.kind}” data`;
@@ -202,9 +166,9 @@ export function rules(block: Block, nq: number, nk: number): Rules {
 
 /** Vectors as [n, d] floats: stored as such (exact), or as i16 times one step per row. */
 export function vectors(block: Block, name: string, n: number, d: number): Float32Array {
-  if (block.arrays.get(name)?.dtype !== "i16") return needArray(block, name, findArray(block, name, "f32", [n, d])).data;
-  const codes = needArray(block, name, findArray(block, name, "i16", [n, d])).data;
-  const steps = needArray(block, `${name}_step`, findArray(block, `${name}_step`, "f32", [n])).data;
+  if (block.arrays.get(name)?.dtype !== "i16") return needArray(block, name, "f32", [n, d]).data;
+  const codes = needArray(block, name, "i16", [n, d]).data;
+  const steps = needArray(block, `${name}_step`, "f32", [n]).data;
   const out = new Float32Array(n * d);
   for (let i = 0; i < n; i++) {
     const step = steps[i];
@@ -315,7 +279,7 @@ function storedCells(block: Block): StoredCells {
   const exact = findArray(block, "exact", "f32", [-1, -1]);
   if (exact !== null) {
     const [rows, cols] = exact.shape;
-    const codes = needArray(block, "code", findArray(block, "code", "u8", [rows, cols])).data;
+    const codes = needArray(block, "code", "u8", [rows, cols]).data;
     const decode: StoredCells["decode"] = (r, c0, c1, out, at) => {
       for (let c = c0, from = r * cols + c0; c < c1; c++, from++, at++) {
         out[at] = codes[from] === 0 ? exact.data[from] : codes[from] === 255 ? MASKED : codes[from] === 254 ? PADDED : NaN;
@@ -323,9 +287,9 @@ function storedCells(block: Block): StoredCells {
     };
     return { rows, cols, vmax: metaNumber(block, "vmax", largest(exact.data)), decode };
   }
-  const hi = needArray(block, "hi", findArray(block, "hi", "u8", [-1, -1]));
+  const hi = needArray(block, "hi", "u8", [-1, -1]);
   const [rows, cols] = hi.shape;
-  const lo = needArray(block, "lo", findArray(block, "lo", "u8", [rows, cols]));
+  const lo = needArray(block, "lo", "u8", [rows, cols]);
   const vmax = metaNumber(block, "vmax");
   const table = weightTable(vmax);
   const decode: StoredCells["decode"] = (r, c0, c1, out, at) => {
@@ -334,84 +298,46 @@ function storedCells(block: Block): StoredCells {
   return { rows, cols, vmax, decode };
 }
 
-class StoredMap implements WeightMap {
-  readonly nq: number;
-  readonly nk: number;
-  readonly signed = false;
-  readonly pooled: boolean;
-  readonly step: readonly [number, number];
-  readonly sampled: boolean;
-  readonly vmax: number;
-  readonly maxError: number;
-  readonly depth = 1;
+function storedMap(block: Block): WeightMap {
+  const [nq, nk] = [metaCount(block, "n_q"), metaCount(block, "n_k")];
+  const [r0, r1] = metaPair(block, "rows");
+  const [c0, c1] = metaPair(block, "cols");
+  const step = metaPair(block, "step");
+  const [sr, sc] = step;
+  if (r0 !== 0 || c0 !== 0 || r1 !== nq || c1 !== nk) {
+    throw new WireError(`These are rows ${r0} to ${r1} and columns ${c0} to ${c1} of a map of ${nq} × ${nk}, not the whole map.`);
+  }
+  const { rows, cols, vmax, decode } = storedCells(block);
+  if (sr < 1 || sc < 1 || rows !== Math.ceil(nq / sr) || cols !== Math.ceil(nk / sc)) {
+    throw damaged(`${rows} × ${cols} cells in steps of ${sr} × ${sc} are not a map of ${nq} × ${nk}.`, `“weights” data`);
+  }
+  const pooled = sr > 1 || sc > 1;
+  const maxError = metaNumber(block, "max_error", block.arrays.has("exact") ? 0 : vmax / 65000);
+  const leaks = findArray(block, "leak", "f32", [rows])?.data ?? null;
+  const counts = new Int32Array(rows).fill(-1); // until counted
 
-  readonly #cells: StoredCells;
-  readonly #leak: Float32Array | null; // [stored rows]
-  readonly #allowed: Int32Array; // [stored rows], −1 until counted
-
-  constructor(block: Block) {
-    const nq = (this.nq = metaCount(block, "n_q"));
-    const nk = (this.nk = metaCount(block, "n_k"));
-    const [r0, r1] = metaPair(block, "rows");
-    const [c0, c1] = metaPair(block, "cols");
-    const [sr, sc] = (this.step = metaPair(block, "step"));
-    if (r0 !== 0 || c0 !== 0 || r1 !== nq || c1 !== nk) {
-      throw new WireError(`These are rows ${r0} to ${r1} and columns ${c0} to ${c1} of a map of ${nq} × ${nk}, not the whole map.`);
+  const fill: Fill = (r0, r1, c0, c1, cells) => {
+    if (!pooled) {
+      for (let r = r0; r < r1; r++) decode(r, c0, c1, cells, (r - r0) * (c1 - c0));
+      return;
     }
-    this.#cells = storedCells(block);
-    const { rows, cols, vmax } = this.#cells;
-    if (sr < 1 || sc < 1 || rows !== Math.ceil(nq / sr) || cols !== Math.ceil(nk / sc)) {
-      throw damaged(`${rows} × ${cols} cells in steps of ${sr} × ${sc} are not a map of ${nq} × ${nk}.`, `“weights” data`);
+    const stored = new Float32Array(cols);
+    for (let r = r0, at = 0; r < r1; r++) {
+      if (r === r0 || r % sr === 0) decode(Math.floor(r / sr), 0, cols, stored, 0);
+      for (let c = c0; c < c1; c++) cells[at++] = stored[Math.floor(c / sc)];
     }
-    this.pooled = sr > 1 || sc > 1;
-    this.sampled = block.meta["sampled"] === true;
-    this.vmax = vmax;
-    this.maxError = metaNumber(block, "max_error", block.arrays.has("exact") ? 0 : vmax / 65000);
-    this.#leak = findArray(block, "leak", "f32", [rows])?.data ?? null;
-    this.#allowed = new Int32Array(rows).fill(-1);
-  }
-
-  row(i: number): Float32Array | null {
-    return this.pooled ? null : this.tile(i, i + 1, 0, this.nk);
-  }
-
-  column(j: number): Float32Array | null {
-    return this.pooled ? null : this.tile(0, this.nq, j, j + 1);
-  }
-
-  tile(r0: number, r1: number, c0: number, c1: number, out?: Float32Array): Float32Array {
-    checkTile(this, r0, r1, c0, c1);
-    const width = c1 - c0;
-    const cells = room(out, (r1 - r0) * width);
-    const [sr, sc] = this.step;
-    if (!this.pooled) {
-      for (let r = r0; r < r1; r++) this.#cells.decode(r, c0, c1, cells, (r - r0) * width);
-      return cells;
+  };
+  const allowed = (i: number): number => {
+    const r = Math.floor(i / sr);
+    if (counts[r] < 0) {
+      const row = new Float32Array(cols);
+      decode(r, 0, cols, row, 0);
+      counts[r] = Math.min(nk, row.filter((cell) => cell !== MASKED && cell !== PADDED).length * sc);
     }
-    const stored = new Float32Array(this.#cells.cols);
-    for (let r = r0; r < r1; r++) {
-      if (r === r0 || r % sr === 0) this.#cells.decode(Math.floor(r / sr), 0, stored.length, stored, 0);
-      for (let c = c0, at = (r - r0) * width; c < c1; c++, at++) cells[at] = stored[Math.floor(c / sc)];
-    }
-    return cells;
-  }
-
-  allowed(i: number): number {
-    const r = Math.floor(i / this.step[0]);
-    if (this.#allowed[r] < 0) {
-      const row = new Float32Array(this.#cells.cols);
-      this.#cells.decode(r, 0, row.length, row, 0);
-      let count = 0;
-      for (const cell of row) if (cell !== MASKED && cell !== PADDED) count++;
-      this.#allowed[r] = Math.min(this.nk, count * this.step[1]);
-    }
-    return this.#allowed[r];
-  }
-
-  leak(i: number): number {
-    const leak = this.#leak?.[Math.floor(i / this.step[0])] ?? 0;
-    return leak > 0 ? Math.min(1, leak) : 0;
-  }
+    return counts[r];
+  };
+  const leak = (i: number): number => Math.max(0, Math.min(1, leaks?.[Math.floor(i / sr)] ?? 0)) || 0; // NaN is none
+  return filled({ nq, nk, depth: 1, signed: false, pooled, step, sampled: block.meta["sampled"] === true, vmax, maxError, allowed, leak }, fill);
 }
 
 // ── a whole map, a band at a time ───────────────────────────────────────────────────────────────────────────────────
@@ -457,7 +383,7 @@ const AT_ONCE = 7e7; // multiply-adds that are worth no turns: half of them, beh
 export async function overview(map: WeightMap, rows: number, cols: number, options: OverviewOptions = {}): Promise<Overview> {
   const { region = { r0: 0, r1: map.nq, c0: 0, c1: map.nk }, signal, onBand, budget = 1e10 } = options;
   const { r0, r1, c0, c1 } = region;
-  checkTile(map, r0, r1, c0, c1);
+  checkTile(map.nq, map.nk, r0, r1, c0, c1);
   const height = r1 - r0;
   const width = c1 - c0;
   const result: Overview = {
@@ -631,14 +557,9 @@ export function summary(map: WeightMap): Summary | null {
 
 // ── checks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-function checkTile(map: WeightMap, r0: number, r1: number, c0: number, c1: number): void {
-  const fits = isCount(r0) && isCount(c0) && r0 <= r1 && c0 <= c1 && r1 <= map.nq && c1 <= map.nk;
-  if (!fits) throw new RangeError(`Queries ${r0} to ${r1} and keys ${c0} to ${c1} are not within a map of ${map.nq} × ${map.nk}.`);
-}
-
-/** `out` where it has room for `cells` cells, else a new array. */
-function room(out: Float32Array | undefined, cells: number): Float32Array {
-  return out !== undefined && out.length >= cells ? out : new Float32Array(cells);
+function checkTile(nq: number, nk: number, r0: number, r1: number, c0: number, c1: number): void {
+  const fits = isCount(r0) && isCount(c0) && r0 <= r1 && c0 <= c1 && r1 <= nq && c1 <= nk;
+  if (!fits) throw new RangeError(`Queries ${r0} to ${r1} and keys ${c0} to ${c1} are not within a map of ${nq} × ${nk}.`);
 }
 
 function largest(values: Float32Array): number {

@@ -14,7 +14,7 @@ import type { Block } from "./wire.ts";
 import { findArray } from "./wire.ts";
 
 const TALL = 440; // pixels of a picture at most, either way
-const MARKED = 3; // patches that have their number on them
+const MARKED = 3; // patches that have their number on them, unless it would lie on that of a stronger one
 
 /** What a picture is drawn with. */
 export interface Drawn {
@@ -82,7 +82,8 @@ export class Picture {
   draw({ line: { cells, from }, tint, palette, pinned, written }: Drawn): void {
     const { rows, cols, tokens, of } = this.#patches;
     const shape = this.#image === null ? cols / rows : this.#image.width / this.#image.height;
-    const width = Math.round(Math.min(this.el.parentElement?.clientWidth ?? TALL, TALL, TALL * shape));
+    const room = this.el.parentElement?.clientWidth ?? 0; // 0 before there is a layout: it is drawn again when there is
+    const width = Math.round(Math.min(room === 0 ? TALL : room, TALL, TALL * shape));
     const height = Math.round(width / shape);
     this.#size = [width, height];
     Object.assign(this.#grid.style, { width: `${width}px`, height: `${height}px` });
@@ -110,7 +111,11 @@ export class Picture {
     for (const patch of most) outline(patch, palette.ink, 1);
     for (const patch of patchesOf(pinned)) outline(patch, palette.accent, 1);
     for (const patch of patchesOf(from)) outline((this.#at = patch), palette.accent, 2.5);
-    this.#marks.replaceChildren(...most.map((patch) => {
+    const apart = most.filter((patch, n) => most.slice(0, n).every((other) => {
+      const [[x, y], [left, top]] = [this.#box(patch), this.#box(other)];
+      return Math.abs(x - left) > 44 || Math.abs(y - top) > 16;
+    }));
+    this.#marks.replaceChildren(...apart.map((patch) => {
       const [x, y, w, h] = this.#box(patch);
       const weight = cells?.[tokens[patch]] ?? 0;
       const [left, top] = [Math.min(width - 20, Math.max(20, x + w / 2)), y > 18 ? y - 16 : y + h + 1];

@@ -163,7 +163,7 @@ export class Pages {
     const shares = cells === null || patches === null ? null : sharesOf(cells, patches);
     const ranged = shares !== null && shares.most > 0 && (signed || scale === "linear" || scale === "sqrt");
     const most = ranged ? Math.min(1, Math.max(shares.most, signed ? 0 : EVEN / map.nk)) : 1; // weights that are all alike are no strong ones
-    const written = (weight: number): string => (signed ? deltaText(weight) : shares !== null && weight > 0 && weight < 0.01 ? weight.toPrecision(2) : weightText(weight));
+    const written = (weight: number): string => (signed ? deltaText(weight) : shares !== null && weight >= 1e-4 && weight < 0.01 ? weight.toPrecision(2) : weightText(weight));
     const [words, paint] = [tinting(palette, scale, signed), painting(palette, scale, signed, most, through)];
     const allowed = (token: number): number => map.allowed(side === "key" ? (line.from[0] ?? map.nq - 1) : token);
     const pinned = pinnedIn(state, moment?.token ?? map.nq);

@@ -3,7 +3,7 @@
 import type { Lut, Palette, Scale } from "./theme.ts";
 import { level, pixel, ramp, signedLevel } from "./theme.ts";
 import type { Block, PartInfo, Reduce, Selection } from "./wire.ts";
-import { findArray, needArray, thumbTable } from "./wire.ts";
+import { needArray, thumbTable } from "./wire.ts";
 
 export interface Thumbs {
   rows: number;
@@ -19,16 +19,16 @@ export interface Thumbs {
 }
 
 export function thumbsOf(block: Block): Thumbs {
-  const single = needArray(block, "heads", findArray(block, "heads", "u8", [-1, -1, -1, -1]));
+  const single = needArray(block, "heads", "u8", [-1, -1, -1, -1]);
   const [layers, heads, rows, cols] = single.shape;
-  const reduced = (name: Reduce): Uint8Array => needArray(block, name, findArray(block, name, "u8", [layers + heads + 1, rows, cols])).data;
+  const reduced = (name: Reduce): Uint8Array => needArray(block, name, "u8", [layers + heads + 1, rows, cols]).data;
   const { vmax, signed } = block.meta;
   const most = typeof vmax === "number" ? vmax : 1;
   return {
     rows, cols, heads, layers, signed: signed === true,
     single: single.data,
     reduced: { mean: reduced("mean"), max: reduced("max"), min: reduced("min") },
-    allowed: needArray(block, "allowed", findArray(block, "allowed", "f32", [layers, rows])).data,
+    allowed: needArray(block, "allowed", "f32", [layers, rows]).data,
     weights: signed === true ? deltaTable(most) : thumbTable(most),
   };
 }

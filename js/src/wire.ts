@@ -15,8 +15,16 @@
  * Nothing in here trusts the bytes: every length, bound and name is checked, and what is refused is refused in words.
  */
 
-export type TypedArray = Uint8Array | Uint16Array | Uint32Array | Int16Array | Int32Array | Float32Array;
-export type Dtype = "u8" | "u16" | "u32" | "i16" | "i32" | "f32";
+interface Arrays {
+  u8: Uint8Array;
+  u16: Uint16Array;
+  u32: Uint32Array;
+  i16: Int16Array;
+  i32: Int32Array;
+  f32: Float32Array;
+}
+export type Dtype = keyof Arrays;
+export type TypedArray = Arrays[Dtype];
 
 /** A typed view and how to read it: `data` holds the cells of `shape` row by row. */
 export interface NdArray<T extends ArrayLike<number> = TypedArray> {
@@ -40,6 +48,11 @@ export class WireError extends Error {
 }
 
 export const damaged = (words: string, what = "data"): WireError => new WireError(`The ${what} are damaged: ${words}`);
+const truncated = (words: string): WireError => new WireError(`The data are truncated: ${words}`);
+const wrong = (words: string): WireError => new WireError(`The bundle is damaged: ${words}`);
+
+/** What an error says to the person in front of the screen. */
+export const wordsOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 // ── blocks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -48,19 +61,9 @@ const VERSION = 1;
 const PREAMBLE = 16; // bytes before the header
 const ALIGN = 8;
 
-interface Layout {
-  size: number;
-  view: (buffer: ArrayBufferLike, byteOffset: number, length: number) => TypedArray;
-}
-
 // Typed arrays read in the byte order of the machine; every machine that runs a browser today is little-endian.
-const LAYOUTS: Record<Dtype, Layout> = {
-  u8: { size: 1, view: (buffer, at, n) => new Uint8Array(buffer, at, n) },
-  u16: { size: 2, view: (buffer, at, n) => new Uint16Array(buffer, at, n) },
-  u32: { size: 4, view: (buffer, at, n) => new Uint32Array(buffer, at, n) },
-  i16: { size: 2, view: (buffer, at, n) => new Int16Array(buffer, at, n) },
-  i32: { size: 4, view: (buffer, at, n) => new Int32Array(buffer, at, n) },
-  f32: { size: 4, view: (buffer, at, n) => new Float32Array(buffer, at, n) },
+const ARRAYS: Record<Dtype, { readonly BYTES_PER_ELEMENT: number; new (buffer: ArrayBufferLike, byteOffset?: number, length?: number): TypedArray }> = {
+  u8: Uint8Array, u16: Uint16Array, u32: Uint32Array, i16: Int16Array, i32: Int32Array, f32: Float32Array,
 };
 
 /** Read a block. Arrays are views of `bytes` where its alignment allows that, copies otherwise. */
@@ -70,13 +73,13 @@ export async function unpack(bytes: Bytes): Promise<Block> {
   if (whole.length < 4 || view.getUint32(0, true) !== MAGIC) {
     throw new WireError("This is not attnwidget data: the first bytes are not “ATTN”.");
   }
-  if (whole.length < 5) throw new WireError("The data are truncated: there is nothing after the magic bytes.");
+  if (whole.length < 5) throw truncated("there is nothing after the magic bytes.");
   const version = view.getUint8(4);
   if (version !== VERSION) {
     throw new WireError(`The data were made by another version: format ${version}, this reads ${VERSION}.`);
   }
   if (whole.length < PREAMBLE) {
-    throw new WireError(`The data are truncated: ${whole.length} bytes, fewer than the ${PREAMBLE} every block starts with.`);
+    throw truncated(`${whole.length} bytes, fewer than the ${PREAMBLE} every block starts with.`);
   }
   const encoding = view.getUint8(5);
   const reserved = view.getUint16(6, true);
@@ -85,7 +88,7 @@ export async function unpack(bytes: Bytes): Promise<Block> {
   if (encoding > 1 || reserved !== 0) throw damaged(`unknown encoding ${encoding}.`);
   const start = PREAMBLE + headerLength;
   if (start > whole.length) {
-    throw new WireError(`The data are truncated: the header needs ${headerLength} bytes, ${whole.length - PREAMBLE} are there.`);
+    throw truncated(`the header needs ${headerLength} bytes, ${whole.length - PREAMBLE} are there.`);
   }
   if (start % ALIGN !== 0) throw damaged("the header does not end on a multiple of 8 bytes.");
 
@@ -93,7 +96,7 @@ export async function unpack(bytes: Bytes): Promise<Block> {
   const stored = whole.subarray(start);
   const payload = encoding === 1 ? await inflate(stored, payloadLength) : stored;
   if (payload.length < payloadLength) {
-    throw new WireError(`The data are truncated: ${payload.length} of ${payloadLength} payload bytes are there.`);
+    throw truncated(`${payload.length} of ${payloadLength} payload bytes are there.`);
   }
   if (payload.length > payloadLength) {
     throw damaged(`${payload.length} payload bytes where the header says ${payloadLength}.`);
@@ -110,27 +113,22 @@ export async function unpack(bytes: Bytes): Promise<Block> {
 
 /**
  * The array `name` of a block, with its type and shape checked (−1 in `shape`: any length).
- * `null` where the block has no such array: see `needArray` for arrays it must have.
+ * `null` where the block has no such array.
  */
-export function findArray(block: Block, name: string, dtype: "u8", shape: readonly number[]): NdArray<Uint8Array> | null;
-export function findArray(block: Block, name: string, dtype: "i16", shape: readonly number[]): NdArray<Int16Array> | null;
-export function findArray(block: Block, name: string, dtype: "i32", shape: readonly number[]): NdArray<Int32Array> | null;
-export function findArray(block: Block, name: string, dtype: "f32", shape: readonly number[]): NdArray<Float32Array> | null;
-export function findArray(block: Block, name: string, dtype: Dtype, shape: readonly number[]): NdArray | null {
+export function findArray<D extends Dtype>(block: Block, name: string, dtype: D, shape: readonly number[]): NdArray<Arrays[D]> | null {
   const array = block.arrays.get(name);
   if (array === undefined) return null;
   const fits = array.dtype === dtype && array.shape.length === shape.length && shape.every((n, axis) => n === -1 || n === array.shape[axis]);
   if (!fits) {
-    throw new WireError(
-      `The “${block.kind}” data are damaged: “${name}” is ${array.dtype} [${array.shape.join(", ")}], expected ${dtype} [${shape.join(", ").replaceAll("-1", "any")}].`,
-    );
+    throw damaged(`“${name}” is ${array.dtype} [${array.shape.join(", ")}], expected ${dtype} [${shape.join(", ").replaceAll("-1", "any")}].`, `“${block.kind}” data`);
   }
-  return array;
+  return array as NdArray<Arrays[D]>;
 }
 
-/** `found`, or an error that names what is missing: `needArray(block, "lse", findArray(block, "lse", "f32", [n]))`. */
-export function needArray<T extends ArrayLike<number>>(block: Block, name: string, found: NdArray<T> | null): NdArray<T> {
-  if (found === null) throw new WireError(`The “${block.kind}” data are damaged: the array “${name}” is missing.`);
+/** `findArray`, or an error that names what is missing. */
+export function needArray<D extends Dtype>(block: Block, name: string, dtype: D, shape: readonly number[]): NdArray<Arrays[D]> {
+  const found = findArray(block, name, dtype, shape);
+  if (found === null) throw damaged(`the array “${name}” is missing.`, `“${block.kind}” data`);
   return found;
 }
 
@@ -207,21 +205,17 @@ function readArray(entry: unknown, payload: Uint8Array): { name: string; array: 
   if (!isDtype(dtype)) throw damaged(`“${name}” has the unknown number type “${String(dtype)}”.`);
   if (!Array.isArray(shape) || !shape.every(isCount)) throw damaged(`“${name}” has no readable shape.`);
   if (!isCount(offset) || offset % ALIGN !== 0) throw damaged(`“${name}” does not start on a multiple of 8 bytes.`);
-  const { size, view } = LAYOUTS[dtype];
+  const Cells = ARRAYS[dtype];
   const cells = shape.reduce((product: number, n: number) => product * n, 1);
-  if (offset + cells * size > payload.length) {
-    throw damaged(
-      `“${name}” needs bytes ${offset} to ${offset + cells * size} of a payload of ${payload.length}.`,
-    );
-  }
+  const end = offset + cells * Cells.BYTES_PER_ELEMENT;
+  if (end > payload.length) throw damaged(`“${name}” needs bytes ${offset} to ${end} of a payload of ${payload.length}.`);
   const at = payload.byteOffset + offset;
-  const data =
-    at % size === 0 ? view(payload.buffer, at, cells) : view(payload.slice(offset, offset + cells * size).buffer, 0, cells);
+  const data = at % Cells.BYTES_PER_ELEMENT === 0 ? new Cells(payload.buffer, at, cells) : new Cells(payload.slice(offset, end).buffer);
   return { name, array: { dtype, shape, data } };
 }
 
 function isDtype(value: unknown): value is Dtype {
-  return typeof value === "string" && Object.hasOwn(LAYOUTS, value);
+  return typeof value === "string" && Object.hasOwn(ARRAYS, value);
 }
 
 /** Whether `value` is a whole number from 0 up. */
@@ -393,7 +387,7 @@ export function bundleMeta(block: Block): BundleMeta {
     const thumb = part.record("thumb");
     const queries = part.count("queries");
     const keys = part.count("keys");
-    if (queries >= axes.length || keys >= axes.length) throw new WireError(`The bundle is damaged: part “${part.text("name")}” has no axis.`);
+    if (queries >= axes.length || keys >= axes.length) throw wrong(`part “${part.text("name")}” has no axis.`);
     return {
       name: part.text("name"),
       title: part.text("title"),
@@ -443,7 +437,7 @@ function readAligned(aligned: JsonObject, queries: number, keys: number): Aligne
 
 function readSamples(samples: JsonObject): Samples {
   const [count, at] = [samples.count("count"), samples.count("at")];
-  if (at >= count) throw new WireError(`The bundle is damaged: it shows sample ${at} of ${count}.`);
+  if (at >= count) throw wrong(`it shows sample ${at} of ${count}.`);
   return { count, at, noun: samples.text("noun") };
 }
 
@@ -453,6 +447,10 @@ function readCheck(meta: JsonObject): Check | null {
   const error = check.value("max_error");
   return { ok: check.value("ok") === true, max_error: typeof error === "number" ? error : NaN, rows: check.count("rows"), text: check.text("text") };
 }
+
+const isText = (value: unknown): value is string => typeof value === "string";
+const isGroup = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= -1;
+const listOf = <T>(is: (value: unknown) => value is T) => (value: unknown): value is T[] => Array.isArray(value) && value.every(is);
 
 /** A JSON object whose fields are read by type, with the path in the error. */
 class JsonObject {
@@ -470,47 +468,44 @@ class JsonObject {
     return this.fields[name] === undefined || this.fields[name] === null;
   }
 
-  text(name: string): string {
+  #read<T>(name: string, is: (value: unknown) => value is T, wanted: string): T {
     const value = this.fields[name];
-    return typeof value === "string" ? value : this.refuse(name, "text");
+    return is(value) ? value : this.refuse(name, wanted);
+  }
+
+  text(name: string): string {
+    return this.#read(name, isText, "text");
   }
 
   count(name: string): number {
-    const value = this.fields[name];
-    return isCount(value) ? value : this.refuse(name, "a whole number");
+    return this.#read(name, isCount, "a whole number");
   }
 
   texts(name: string): string[] {
-    const value = this.fields[name];
-    return Array.isArray(value) && value.every((item): item is string => typeof item === "string") ? value : this.refuse(name, "a list of texts");
+    return this.#read(name, listOf(isText), "a list of texts");
   }
 
   counts(name: string): number[] {
-    const value = this.fields[name];
-    return Array.isArray(value) && value.every(isCount) ? value : this.refuse(name, "a list of whole numbers");
+    return this.#read(name, listOf(isCount), "a list of whole numbers");
   }
 
   /** A group for each of `n` tokens, from −1; `null` where there are none. */
   groups(name: string, n: number): number[] | null {
-    if (this.lacks(name)) return null;
-    const value = this.fields[name];
-    const fits = Array.isArray(value) && value.length === n && value.every((group): group is number => Number.isSafeInteger(group) && group >= -1);
-    return fits ? value : this.refuse(name, `a list of ${n} groups`);
+    const isGroups = (value: unknown): value is number[] => listOf(isGroup)(value) && value.length === n;
+    return this.lacks(name) ? null : this.#read(name, isGroups, `a list of ${n} groups`);
   }
 
   record(name: string): JsonObject {
-    const value = this.fields[name];
-    return isRecord(value) ? new JsonObject(value, `${this.path}.${name}`) : this.refuse(name, "an object");
+    return new JsonObject(this.#read(name, isRecord, "an object"), `${this.path}.${name}`);
   }
 
   records(name: string): JsonObject[] {
-    const value = this.fields[name];
-    if (!Array.isArray(value)) return this.refuse(name, "a list");
-    return value.map((item: unknown, i) => (isRecord(item) ? new JsonObject(item, `${this.path}.${name}[${i}]`) : this.refuse(name, "a list of objects")));
+    this.#read(name, Array.isArray, "a list");
+    return this.#read(name, listOf(isRecord), "a list of objects").map((item, i) => new JsonObject(item, `${this.path}.${name}[${i}]`));
   }
 
   refuse(name: string, wanted: string): never {
-    throw new WireError(`The bundle is damaged: ${this.path}.${name} is not ${wanted}.`);
+    throw wrong(`${this.path}.${name} is not ${wanted}.`);
   }
 }
 
