@@ -7,13 +7,12 @@ import { createHash } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 
-import zopfli from "@gfx/zopfli";
 import { build, context, transform } from "esbuild";
+import lzma from "lzma";
 import { minify } from "terser";
 
-const BUDGETS = { "widget.js": 125_000, "page.js": 280_000 }; // bytes of what travels, minified
-// Digits of base 91: thirteen bits in two characters (91² > 2¹³), none of which JSON, HTML or a string would have to escape.
-const DIGITS = Array.from({ length: 93 }, (_, n) => String.fromCharCode(33 + n)).filter((digit) => !'"\\<'.includes(digit)).join("") + " ";
+const BUDGETS = { "widget.js": 100_000, "page.js": 260_000 }; // bytes of what travels, minified
+const HEADER = 13; // bytes of an LZMA file before its data
 const watch = process.argv.includes("--watch");
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 
@@ -30,6 +29,7 @@ const cssAsText = {
   },
 };
 
+const COMMON = { bundle: true, minify: !watch, target: "es2022", charset: "utf8", legalComments: "none", logLevel: "warning", plugins: [cssAsText] };
 const bundles = [
   { entry: "src/widget.ts", file: here("../attnwidget/static/widget.js"), format: "esm" },
   { entry: "src/page.ts", file: here("../attnwidget/static/page.js"), format: "iife" },
@@ -37,14 +37,8 @@ const bundles = [
   entryPoints: [here(entry)],
   outfile: file,
   format,
-  bundle: true,
-  minify: !watch,
   sourcemap: watch ? "inline" : false,
-  target: "es2022",
-  charset: "utf8",
-  legalComments: "none",
-  logLevel: "warning",
-  plugins: [cssAsText],
+  ...COMMON,
 }));
 
 await mkdir(here("../attnwidget/static"), { recursive: true });
@@ -63,62 +57,36 @@ if (watch) {
   }
 }
 
-/** `bytes` in base 91, the lowest bits first. */
-function digits(bytes) {
+/** `bytes` in base 91, the lowest bits first: what src/unpack.ts reads. */
+function digits(bytes, alphabet) {
   let [text, bits, held] = ["", 0, 0];
   for (const byte of [...bytes, 0, 0]) {
     bits |= byte << held;
     held += 8;
     if (held < 13) continue;
     const thirteen = bits & 8191;
-    text += DIGITS[thirteen % 91] + DIGITS[Math.floor(thirteen / 91)];
+    text += alphabet[thirteen % 91] + alphabet[Math.floor(thirteen / 91)];
     bits >>= 13;
     held -= 13;
   }
   return text;
 }
 
-/**
- * A module that carries `code` deflated, and is what `code` is. All widgets of a page share the one copy that the first of
- * them unpacks. It is imported from a blob, as anywidget imports this module itself, so a page that lets anywidget in lets
- * this in; `render` returns at once, since not every host waits for a promise.
- */
+/** The loader with `code` in it, packed, once what it unpacks has been seen to be `code`. */
 async function packed(code) {
+  const { DIGITS, unpack } = await imported("src/unpack.ts");
+  const source = new TextEncoder().encode(code);
+  const text = digits(Uint8Array.from(lzma.compress(source, 9)).subarray(HEADER), DIGITS);
+  if (new TextDecoder().decode(unpack(text, source.length)) !== code) throw new Error("src/unpack.ts does not give back what was packed.");
   const hash = createHash("sha256").update(code).digest("hex").slice(0, 16);
-  const bytes = await zopfli.deflateAsync(new TextEncoder().encode(code), { numiterations: 30 });
-  const source = `
-    const packed = ${JSON.stringify(digits(bytes))};
-    const load = async () => {
-      if (typeof DecompressionStream === "undefined") throw new Error("this browser has no DecompressionStream. Any browser from 2023 on has.");
-      const bytes = new Uint8Array(${bytes.length});
-      const value = Object.fromEntries(Array.from(${JSON.stringify(DIGITS)}, (digit, n) => [digit, n]));
-      for (let at = 0, n = 0, bits = 0, held = 0; n < bytes.length; at += 2) {
-        bits |= (value[packed[at]] + 91 * value[packed[at + 1]]) << held;
-        for (held += 13; held > 7; held -= 8, bits >>= 8) bytes[n++] = bits;
-      }
-      const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-      const url = URL.createObjectURL(new Blob([await new Response(stream).text()], { type: "text/javascript" }));
-      try {
-        return await import(url);
-      } finally {
-        URL.revokeObjectURL(url);
-      }
-    };
-    export default {
-      render(context) {
-        let [ended, end] = [false, null];
-        (globalThis[Symbol.for("attnwidget ${hash}")] ??= load()).then((module) => {
-          if (!ended) end = module.default.render(context);
-        }).catch((error) => {
-          context.el.textContent = "attnwidget: " + error.message;
-        });
-        return () => {
-          ended = true;
-          end?.();
-        };
-      },
-    };`;
-  return (await transform(source, { minify: true, format: "esm", target: "es2022" })).code;
+  const define = { PACKED: JSON.stringify(text), SIZE: String(source.length), HASH: JSON.stringify(hash) };
+  return (await build({ entryPoints: [here("src/loader.ts")], ...COMMON, format: "esm", define, write: false })).outputFiles[0].text;
+}
+
+/** A module of ours, to call it here. */
+async function imported(path) {
+  const [{ text }] = (await build({ entryPoints: [here(path)], ...COMMON, format: "esm", write: false })).outputFiles;
+  return import(`data:text/javascript,${encodeURIComponent(text)}`);
 }
 
 /** Writes a bundle; refuses one that is too large, or that would end the script element it is put into. */

@@ -20,6 +20,6 @@ export default tseslint.config(
   },
   {
     files: ["*.mjs", "*.js"],
-    languageOptions: { globals: { console: "readonly", process: "readonly", TextEncoder: "readonly", URL: "readonly" } },
+    languageOptions: { globals: { console: "readonly", process: "readonly", TextDecoder: "readonly", TextEncoder: "readonly", URL: "readonly" } },
   },
 );

@@ -104,20 +104,8 @@ export function stepper(noun: string, pick: (at: number) => void): Stepper {
 export function stepped(key: string, at: number, count: number, wraps = false): number | null {
   if (count === 0) return null;
   const bound = (to: number): number => (wraps ? (to + count) % count : Math.min(count - 1, Math.max(0, to)));
-  switch (key) {
-    case "ArrowRight":
-    case "ArrowDown":
-      return bound(at + 1);
-    case "ArrowLeft":
-    case "ArrowUp":
-      return bound(at - 1);
-    case "Home":
-      return 0;
-    case "End":
-      return count - 1;
-    default:
-      return null;
-  }
+  const places: Readonly<Record<string, number>> = { ArrowRight: bound(at + 1), ArrowDown: bound(at + 1), ArrowLeft: bound(at - 1), ArrowUp: bound(at - 1), Home: 0, End: count - 1 };
+  return places[key] ?? null;
 }
 
 /** A line that screen readers speak when it changes. It is told what the keyboard and pins do, never what the pointer passes. */

@@ -1,11 +1,12 @@
 /** Which heads are chosen: by a click, with keys, or brushed; and the frames around them. */
 
-import { counted, element, thousands } from "./a11y.ts";
+import { counted, element } from "./a11y.ts";
 import type { Board } from "./board.ts";
 import type { Cell, Order } from "./grid.ts";
 import { exists, neighbour, placeOf, placesIn, sameCell, within } from "./grid.ts";
 import type { Lens } from "./lens.ts";
 import type { State } from "./state.ts";
+import { JOINED, tooMany } from "./state.ts";
 import { css, paletteAt } from "./theme.ts";
 import { atEnd, listen } from "./until.ts";
 import type { HeadAt } from "./wire.ts";
@@ -33,7 +34,6 @@ interface Told {
   say: (words: string) => void;
 }
 
-const MOST = 64; // heads that can be joined
 const SLOP = 4; // pixels that are still a click
 const LONG = 450; // milliseconds after which a finger brushes
 
@@ -57,7 +57,7 @@ export function choosing({ state, board, lens, order, brushed, say }: Told, sign
 
   /** One head is shown by itself, several are joined, too many are refused in words. */
   const choose = (heads: readonly HeadAt[]): void => {
-    if (heads.length > MOST) say(`${thousands(heads.length)} heads are too many to join one by one, ${MOST} at most; a whole layer is the margin to the right.`);
+    if (heads.length > JOINED) say(tooMany(heads.length));
     else if (heads.length > 1) state.set({ heads });
     else if (heads.length > 0) pick({ layer: heads[0][0], head: heads[0][1] });
   };
@@ -165,7 +165,7 @@ export function choosing({ state, board, lens, order, brushed, say }: Told, sign
       return held;
     },
     get brushing() {
-      return under === null ? null : `${counted(under.length, "head")} · ${under.length > MOST ? `${MOST} at most` : state.get("reduce")}`;
+      return under === null ? null : `${counted(under.length, "head")} · ${under.length > JOINED ? `${JOINED} at most` : state.get("reduce")}`;
     },
     show(glides) {
       const heads = cellsNow().filter((cell) => exists(cell, order()));

@@ -5,6 +5,7 @@ import { CellImage } from "./draw.ts";
 import type { Cell } from "./grid.ts";
 import type { Overview, WeightMap } from "./math.ts";
 import { binStart, overview } from "./math.ts";
+import { wordsOf } from "./wire.ts";
 
 interface Closeup {
   stop: AbortController;
@@ -90,7 +91,7 @@ export class Closeups {
       closeup.pooled = await overview(closeup.map, this.#size, this.#size, { signal });
       this.#colour(closeup);
     } catch (error) {
-      closeup.failed = error instanceof Error ? error.message : String(error);
+      closeup.failed = wordsOf(error);
     }
     if (signal.aborted) return;
     this.#changed();

@@ -40,36 +40,38 @@ const REDUCE: Record<Reduce, (cells: readonly number[]) => number> = {
   min: (cells) => Math.min(...cells),
 };
 
+type Combine = (parts: readonly Float32Array[], out: Float32Array, size: number) => void;
+
+/** Maps of the same tokens, put together cell by cell. */
+function together(sources: readonly Source[], combine: Combine, own: Pick<WeightMap, "vmax" | "maxError" | "leak"> & Partial<WeightMap>): Source {
+  const maps = sources.map(({ map }) => map);
+  const line = async (lines: readonly Promise<Float32Array>[]): Promise<Float32Array> => {
+    const parts = await Promise.all(lines);
+    const out = new Float32Array(parts[0].length);
+    combine(parts, out, out.length);
+    return out;
+  };
+  const map = mapOf(maps.find(({ pooled }) => pooled) ?? maps[0], (r0, r1, c0, c1, out) => {
+    combine(maps.map((one) => one.tile(r0, r1, c0, c1)), out, (r1 - r0) * (c1 - c0));
+  }, {
+    sampled: maps.some(({ sampled }) => sampled),
+    depth: maps.reduce((sum, { depth }) => sum + depth, 0),
+    allowed: (i) => Math.max(...maps.map((one) => one.allowed(i))),
+    ...own,
+  });
+  return { map, row: (i, signal) => line(sources.map((one) => one.row(i, signal))), column: (j, signal) => line(sources.map((one) => one.column(j, signal))) };
+}
+
 /** The mean, the largest or the smallest of several maps of the same tokens, cell by cell. */
 export function joined(sources: readonly Source[], reduce: Reduce): Source {
   if (sources.length === 1) return sources[0];
   const maps = sources.map(({ map }) => map);
-  const [first] = maps;
-  const combine = REDUCE[reduce];
-  const fill: Fill = (r0, r1, c0, c1, out) => {
-    cellByCell(maps.map((map) => map.tile(r0, r1, c0, c1)), out, (r1 - r0) * (c1 - c0), combine);
-  };
-  const line = (lines: Float32Array[]): Float32Array => {
-    const out = new Float32Array(lines[0].length);
-    cellByCell(lines, out, out.length, combine);
-    return out;
-  };
-  const map = mapOf(first, fill, {
-    pooled: maps.some(({ pooled }) => pooled),
-    step: maps.find(({ pooled }) => pooled)?.step ?? first.step,
-    sampled: maps.some(({ sampled }) => sampled),
+  return together(sources, (parts, out, size) => { cellByCell(parts, out, size, REDUCE[reduce]); }, {
     vmax: Math.max(...maps.map(({ vmax }) => vmax)),
     maxError: Math.max(...maps.map(({ maxError }) => maxError)),
-    depth: maps.reduce((sum, { depth }) => sum + depth, 0),
-    allowed: (i) => Math.max(...maps.map((one) => one.allowed(i))),
     // Only the mean of rows shares out what the rows share out.
     leak: (i) => (reduce === "mean" ? REDUCE.mean(maps.map((one) => one.leak(i))) : 0),
   });
-  return {
-    map,
-    row: async (i, signal) => line(await Promise.all(sources.map((one) => one.row(i, signal)))),
-    column: async (j, signal) => line(await Promise.all(sources.map((one) => one.column(j, signal)))),
-  };
 }
 
 // ── tokens in groups ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -94,12 +96,9 @@ export function gathered(axis: Axis, by: "word" | "sentence", expanded: readonly
   const known = new Map<number, number>();
   numbers.forEach((number, token) => {
     const group = number < 0 || open.has(number) ? undefined : known.get(number);
-    of[token] = group ?? members.length;
-    if (group !== undefined) members[group].push(token);
-    else {
-      if (number >= 0) known.set(number, members.length);
-      members.push([token]);
-    }
+    const at = (of[token] = group ?? members.length);
+    if (group === undefined && number >= 0) known.set(number, at);
+    (members[at] ??= []).push(token);
   });
   return { of, members, axis: axisOf(axis, members) };
 }
@@ -172,15 +171,8 @@ export function grouped(source: Source, queries: Groups | null, keys: Groups | n
     allowed: (group) => Math.min(nk, Math.max(...askers(group).map((i) => map.allowed(i)))),
     leak: over((i) => map.leak(i)),
   });
-  return exact(made);
+  return { map: made, row: (i) => Promise.resolve(made.tile(i, i + 1, 0, nk)), column: (j) => Promise.resolve(made.tile(0, nq, j, j + 1)) };
 }
-
-/** A source whose map has all there is to it. */
-const exact = (map: WeightMap): Source => ({
-  map,
-  row: (i) => Promise.resolve(map.tile(i, i + 1, 0, map.nk)),
-  column: (j) => Promise.resolve(map.tile(0, map.nq, j, j + 1)),
-});
 
 // ── two attentions ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -211,8 +203,8 @@ export function placed(source: Source, queries: readonly number[], keys: readonl
 }
 
 /** What `a` gives more than `b`, cell by cell; a cell that one of them lacks is padded. */
-export function difference(a: Source, b: Source): Source {
-  const subtract = (p: Float32Array, q: Float32Array, out: Float32Array, size: number): Float32Array => {
+export const difference = (a: Source, b: Source): Source =>
+  together([a, b], ([p, q], out, size) => {
     for (let n = 0; n < size; n++) {
       const [x, y] = [p[n], q[n]];
       // What one side may not see is nothing there; where neither may, it is masked.
@@ -220,24 +212,4 @@ export function difference(a: Source, b: Source): Source {
       else if (x === MASKED && y === MASKED) out[n] = MASKED;
       else out[n] = (x === MASKED ? 0 : x) - (y === MASKED ? 0 : y);
     }
-    return out;
-  };
-  const fill: Fill = (r0, r1, c0, c1, out) => {
-    subtract(a.map.tile(r0, r1, c0, c1), b.map.tile(r0, r1, c0, c1), out, (r1 - r0) * (c1 - c0));
-  };
-  const line = ([p, q]: Float32Array[]): Float32Array => subtract(p, q, new Float32Array(p.length), p.length);
-  const map = mapOf(a.map, fill, {
-    signed: true, vmax: 1, leak: () => 0,
-    pooled: a.map.pooled || b.map.pooled,
-    step: a.map.pooled ? a.map.step : b.map.step,
-    sampled: a.map.sampled || b.map.sampled,
-    maxError: a.map.maxError + b.map.maxError,
-    depth: a.map.depth + b.map.depth,
-    allowed: (i) => Math.max(a.map.allowed(i), b.map.allowed(i)),
-  });
-  return {
-    map,
-    row: async (i, signal) => line(await Promise.all([a.row(i, signal), b.row(i, signal)])),
-    column: async (j, signal) => line(await Promise.all([a.column(j, signal), b.column(j, signal)])),
-  };
-}
+  }, { signed: true, vmax: 1, maxError: a.map.maxError + b.map.maxError, leak: () => 0 });

@@ -8,6 +8,7 @@ import { MASKED, PADDED } from "./math.ts";
 import type { Hover, Moment, Shown, State, ViewContext } from "./state.ts";
 import { focusedQuery, momentOf, placeOf, shown, tokenOf } from "./state.ts";
 import { atEnd } from "./until.ts";
+import { wordsOf } from "./wire.ts";
 
 export interface Focus {
   /** Queries whose rows are added up: the one under the pointer, else the pinned ones. */
@@ -78,7 +79,7 @@ function focusing(state: State, signal: AbortSignal): Focusing {
       const leak = wanted.leak > 0 ? rows.reduce((sum, row) => sum + Math.max(0, 1 - row.reduce((mass, p) => (p > 0 ? mass + p : mass), 0)), 0) : 0;
       if (!own.aborted) tell({ ...wanted, rows, row: summed(rows), column, leak });
     } catch (error) {
-      if (!own.aborted) tell({ ...wanted, error: error instanceof Error ? error.message : String(error) });
+      if (!own.aborted) tell({ ...wanted, error: wordsOf(error) });
     }
   };
 

@@ -6,7 +6,7 @@ import { connect, follow } from "./state.ts";
 import type { Tiles, Transport } from "./tiles.ts";
 import { openTiles } from "./tiles.ts";
 import { atEnd } from "./until.ts";
-import { bytesOf } from "./wire.ts";
+import { bytesOf, wordsOf } from "./wire.ts";
 
 const WAIT = 400; // milliseconds before a wait is mentioned, or a picture is shown that has not been drawn
 
@@ -109,6 +109,6 @@ function exchange(el: HTMLElement, after: HTMLElement): void {
 export function complain(el: HTMLElement, error: unknown): void {
   const words = document.createElement("p");
   words.setAttribute("role", "alert");
-  words.textContent = `attnwidget: ${error instanceof Error ? error.message : String(error)}`;
+  words.textContent = `attnwidget: ${wordsOf(error)}`;
   el.replaceChildren(words);
 }

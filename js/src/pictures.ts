@@ -15,6 +15,7 @@ import type { Palette } from "./theme.ts";
 import { css } from "./theme.ts";
 import type { Sight } from "./window.ts";
 import { binAt, blockOf, covers, isWhole, placeAt, seen, toCompute } from "./window.ts";
+import { wordsOf } from "./wire.ts";
 
 interface Picture {
   /** What it is a picture of: the map, or exact rows of it. */
@@ -116,7 +117,7 @@ export class Pictures {
     const own = (this.#sharpening = { level, stop });
     this.#make(whole.map, region, rows, cols, level, stop.signal).catch((error: unknown) => {
       if (stop.signal.aborted) return;
-      this.trouble = error instanceof Error ? error.message : String(error);
+      this.trouble = wordsOf(error);
       this.#failed = wanted;
     }).finally(() => {
       if (this.#sharpening !== own) return;

@@ -7,7 +7,7 @@ import type { Scored } from "./mosaic.ts";
 import type { ViewContext } from "./state.ts";
 import { listen } from "./until.ts";
 import type { Measure, PartInfo } from "./wire.ts";
-import { measuresOf } from "./wire.ts";
+import { measuresOf, wordsOf } from "./wire.ts";
 
 export interface Sorting {
   /** What to sort by, and whether layers too; then how much is needed. */
@@ -61,7 +61,7 @@ export function sorting({ state, tiles, signal }: Pick<ViewContext, "state" | "t
     };
     tiles.get(`measures/${name}`, { signal }).then(measuresOf).then((list) => { found.set(name, list); }, (error: unknown) => {
       found.delete(name);
-      trouble = error instanceof Error ? error.message : String(error);
+      trouble = wordsOf(error);
     }).finally(told);
   };
 

@@ -4,6 +4,7 @@
  * Field names are those of the Python traits. `hover`, `map` and `notice` are local.
  */
 
+import { thousands } from "./a11y.ts";
 import type { Groups, Source } from "./combine.ts";
 import { difference, gathered, grouped, joined, placed } from "./combine.ts";
 import type { Switches } from "./head.ts";
@@ -11,7 +12,7 @@ import type { WeightMap } from "./math.ts";
 import type { Tiles, Transport } from "./tiles.ts";
 import { atEnd } from "./until.ts";
 import type { Axis, BundleMeta, Bytes, HeadAt, Reduce, Selection } from "./wire.ts";
-import { damaged, isCount, isRecord, mapKey, WireError } from "./wire.ts";
+import { damaged, isCount, isRecord, isText, mapKey, WireError, wordsOf } from "./wire.ts";
 
 export type { Reduce, Selection, Switches };
 
@@ -191,10 +192,7 @@ export class State {
   /** Where committed patches go: `connect` uses it. */
   onCommit(send: (patch: Partial<Traits>) => void, signal: AbortSignal): void {
     this.#committed = send;
-    const forget = (): void => {
-      this.#committed = null;
-    };
-    atEnd(signal, forget);
+    atEnd(signal, () => { this.#committed = null; });
   }
 }
 
@@ -289,7 +287,7 @@ export function follow(state: State, tiles: Loaded, signal: AbortSignal): void {
       refuseUnknown(selection, tiles.meta);
       outcome = { status: "ready", ...(await read(state, tiles, selection, own)) };
     } catch (error) {
-      outcome = { status: "error", message: error instanceof Error ? error.message : String(error), previous };
+      outcome = { status: "error", message: wordsOf(error), previous };
       if (!own.aborted) loaded = null; // coming back to it tries again
     }
     if (own.aborted) return;
@@ -358,12 +356,15 @@ export async function read(state: State, tiles: Loaded, selection: Selection, si
   return { ...whole, selection, axes: shownAxes, groups, overlaid: apart.map(({ map }, n) => ({ head: heads[n], map })) };
 }
 
-const JOINED = 64; // heads whose maps are fetched one by one to be joined
+export const JOINED = 64; // heads whose maps are fetched one by one to be joined
+
+/** Why `count` heads are not joined. */
+export const tooMany = (count: number): string => `${thousands(count)} heads are too many to join one by one, ${JOINED} at most; a whole layer is the margin to the right.`;
 
 function refuseUnknown({ part, layer, head, heads }: Selection, meta: BundleMeta): void {
   const info = meta.parts.find((candidate) => candidate.name === part);
   if (info === undefined) throw new WireError(`There is no part named “${part}”. There is: ${meta.parts.map(({ name }) => name).join(", ")}.`);
-  if (heads !== undefined && heads.length > JOINED) throw new WireError(`${heads.length} heads are too many to join one by one, ${JOINED} at most; a whole layer is the margin to the right.`);
+  if (heads !== undefined && heads.length > JOINED) throw new WireError(tooMany(heads.length));
   for (const [l, h] of heads ?? []) refuseUnknown({ part, layer: l, head: h, reduce: "mean" }, meta);
   if (heads !== undefined && heads.length > 0) return;
   const layers = info.layers.length;
@@ -419,29 +420,29 @@ export interface Connection {
 
 // Anything may come from a saved notebook or a page; `undefined` leaves the field as it is.
 const READ: { [K in keyof Traits]: (value: unknown) => Traits[K] | undefined } = {
-  part: (value) => (typeof value === "string" ? value : undefined),
-  layer: whole,
-  head: whole,
+  part: one(isText),
+  layer: orNull(isWhole),
+  head: orNull(isWhole),
   reduce: oneOf("mean", "max", "min"),
-  query: (value) => (value === null || isCount(value) ? value : undefined),
+  query: orNull(isCount),
   heads: (value) => (Array.isArray(value) ? value.filter(isHead) : undefined),
-  overlay: truth,
+  overlay: one(isTruth),
   pinned: (value) => (Array.isArray(value) ? value.filter(isCount) : undefined),
   view: oneOf("arcs", "heatmap", "graph", "text", "steps", "image", "table"),
   arrangement: oneOf("columns", "line"),
   group: oneOf("token", "word", "sentence"),
   direction: oneOf("attends", "receives"),
-  sinks: truth,
+  sinks: one(isTruth),
   side: oneOf("difference", "a", "b"),
-  sort: (value) => (typeof value === "string" ? value : undefined),
-  least: (value) => (value === null || typeof value === "number" ? value : undefined),
+  sort: one(isText),
+  least: orNull(isNumber),
   switches: readSwitches,
   views: (value) => (isRecord(value) ? Object.fromEntries(Object.entries(value).filter((entry): entry is [string, Record<string, unknown>] => isRecord(entry[1]))) : undefined),
   scale: oneOf("linear", "sqrt", "log", "uniform"),
-  threshold: (value) => (typeof value === "number" && value > 0 && value <= 1 ? value : undefined),
+  threshold: one((value): value is number => isNumber(value) && value > 0 && value <= 1),
   theme: oneOf("auto", "light", "dark"),
-  sample: (value) => (isCount(value) ? value : undefined),
-  step: (value) => (value === null || (isCount(value) && value > 0) ? value : undefined),
+  sample: one(isCount),
+  step: orNull((value): value is number => isCount(value) && value > 0),
 };
 
 const TRAITS = Object.keys(READ) as (keyof Traits)[];
@@ -462,12 +463,16 @@ export function told(state: State): [name: string, value: unknown][] {
   return Object.entries(traitsOf(state)).filter(([name, value]) => !same(value, DEFAULTS[name as Name]));
 }
 
-function whole(value: unknown): number | null | undefined {
-  return value === null || Number.isSafeInteger(value) ? (value as number | null) : undefined;
+function isWhole(value: unknown): value is number {
+  return Number.isSafeInteger(value);
 }
 
-function truth(value: unknown): boolean | undefined {
-  return typeof value === "boolean" ? value : undefined;
+function isNumber(value: unknown): value is number {
+  return typeof value === "number";
+}
+
+function isTruth(value: unknown): value is boolean {
+  return typeof value === "boolean";
 }
 
 function isHead(value: unknown): value is HeadAt {
@@ -477,8 +482,16 @@ function isHead(value: unknown): value is HeadAt {
 function readSwitches(value: unknown): Switches | undefined {
   if (!isRecord(value)) return undefined;
   const { scale, mask, positions, uniform, temperature } = { ...SWITCHES, ...value };
-  const heat = typeof temperature === "number" && temperature > 0 ? temperature : 1;
-  return { scale: scale, mask: mask, positions: positions, uniform: uniform, temperature: heat };
+  const heat = isNumber(temperature) && temperature > 0 ? temperature : 1;
+  return { scale, mask, positions, uniform, temperature: heat };
+}
+
+function one<T>(is: (value: unknown) => value is T): (value: unknown) => T | undefined {
+  return (value) => (is(value) ? value : undefined);
+}
+
+function orNull<T>(is: (value: unknown) => value is T): (value: unknown) => T | null | undefined {
+  return (value) => (value === null || is(value) ? value : undefined);
 }
 
 function oneOf<T extends string>(...names: T[]): (value: unknown) => T | undefined {
@@ -540,7 +553,7 @@ export function storedModel(text: string): Model {
   } catch {
     throw damaged("they are not readable JSON.", "data of this picture");
   }
-  if (!isRecord(page) || !isRecord(page["state"]) || typeof page["bundle"] !== "string") {
+  if (!isRecord(page) || !isRecord(page["state"]) || !isText(page["bundle"])) {
     throw damaged("state and bundle are missing.", "data of this picture");
   }
   const values = new Map<string, unknown>([...Object.entries(page["state"]), ["_bundle", page["bundle"]]]);

@@ -31,40 +31,30 @@ export interface Palette {
   several: readonly Rgb[];
 }
 
-const hexes = (text: string): Rgb[] => text.split(" ").map(hex);
+const hexes = (text: string): Rgb[] =>
+  text.split(" ").map((digits) => {
+    const value = Number.parseInt(digits, 16);
+    return [value >> 16, (value >> 8) & 255, value & 255];
+  });
 
-function hex(text: string): Rgb {
-  const value = Number.parseInt(text.slice(1), 16);
-  return [value >> 16, (value >> 8) & 255, value & 255];
+const ROLES = ["ground", "panel", "line", "ink", "soft", "accent"] as const;
+
+function palette(theme: ThemeName, roles: string, ramp: string, below: string, less: string, several: string): Palette {
+  const [ground, panel, line, ink, soft, accent] = hexes(roles);
+  return { theme, ground, panel, line, ink, soft, accent, ramp: hexes(ramp), below: hexes(below), less: hexes(less), several: hexes(several) };
 }
 
 export const PALETTES: Readonly<Record<ThemeName, Palette>> = {
-  light: {
-    theme: "light",
-    ground: hex("#ffffff"),
-    panel: hex("#fafbfc"),
-    line: hex("#dfe3e8"),
-    ink: hex("#1d232b"),
-    soft: hex("#5b6673"),
-    accent: hex("#c4621a"),
-    ramp: hexes("#f4f3ee #bcd8d3 #56a1aa #205f8a #15204a"),
-    below: hexes("#a67c3d #dcc79f"),
-    less: hexes("#5a2703 #a9571a #d99a5b #f0d5b5"),
-    several: hexes("#3488e3 #e75508 #196560 #c16e95 #5e3800 #1a1e1e"),
-  },
-  dark: {
-    theme: "dark",
-    ground: hex("#14171c"),
-    panel: hex("#191d23"),
-    line: hex("#2b323b"),
-    ink: hex("#e7ebf0"),
-    soft: hex("#9aa6b4"),
-    accent: hex("#f0a35e"),
-    ramp: hexes("#1b2027 #1d3b52 #2a7287 #74bfa8 #f2f0c4"),
-    below: hexes("#94774a #4a3c27"),
-    less: hexes("#ffe0b8 #e39a52 #94591f #4b3018"),
-    several: hexes("#559dec #e76000 #00e1b9 #aa6f8a #eeb805 #ffffff"),
-  },
+  light: palette(
+    "light", "ffffff fafbfc dfe3e8 1d232b 5b6673 c4621a",
+    "f4f3ee bcd8d3 56a1aa 205f8a 15204a", "a67c3d dcc79f", "5a2703 a9571a d99a5b f0d5b5",
+    "3488e3 e75508 196560 c16e95 5e3800 1a1e1e",
+  ),
+  dark: palette(
+    "dark", "14171c 191d23 2b323b e7ebf0 9aa6b4 f0a35e",
+    "1b2027 1d3b52 2a7287 74bfa8 f2f0c4", "94774a 4a3c27", "ffe0b8 e39a52 94591f 4b3018",
+    "559dec e76000 00e1b9 aa6f8a eeb805 ffffff",
+  ),
 };
 
 // ── colour arithmetic ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -82,7 +72,7 @@ type Lab = [lightness: number, a: number, b: number];
 
 /** OKLab (Björn Ottosson, 2020). Lightness is 0 … 1. */
 export function oklab(colour: Rgb): Lab {
-  const [r, g, b] = [toLinear(colour[0]), toLinear(colour[1]), toLinear(colour[2])];
+  const [r, g, b] = colour.map(toLinear);
   const l = Math.cbrt(0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b);
   const m = Math.cbrt(0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b);
   const s = Math.cbrt(0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b);
@@ -106,12 +96,13 @@ function fromOklab([lightness, a, b]: Lab): Rgb {
 
 /** From `from` (0) to `to` (1), in OKLab. */
 export function mix(from: Rgb, to: Rgb, share: number): Rgb {
-  const [p, q] = [oklab(from), oklab(to)];
-  return fromOklab([p[0] + (q[0] - p[0]) * share, p[1] + (q[1] - p[1]) * share, p[2] + (q[2] - p[2]) * share]);
+  const q = oklab(to);
+  return fromOklab(oklab(from).map((p, i) => p + (q[i] - p) * share) as Lab);
 }
 
-function luminance([r, g, b]: Rgb): number {
-  return 0.2126 * toLinear(r) + 0.7152 * toLinear(g) + 0.0722 * toLinear(b);
+function luminance(colour: Rgb): number {
+  const [r, g, b] = colour.map(toLinear);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
 /** Contrast of two colours, 1 … 21 (WCAG 2). */
@@ -181,16 +172,8 @@ const LIFT = 4; // the uniform scale reaches from 1/2⁴ to 2⁴ times uniform
 
 /** Where weight `p` lies on the ramp, 0 … 1. `allowed` keys share the row; only "uniform" asks for it. */
 export function level(p: number, scale: Scale, allowed: number): number {
-  switch (scale) {
-    case "linear":
-      return Math.min(1, p);
-    case "sqrt":
-      return Math.min(1, Math.sqrt(p));
-    case "log":
-      return Math.max(0, 1 + Math.log2(p) / OCTAVES);
-    case "uniform":
-      return Math.min(1, Math.max(0, 0.5 + Math.log2(p * allowed) / (2 * LIFT)));
-  }
+  const at = scale === "linear" ? p : scale === "sqrt" ? Math.sqrt(p) : scale === "log" ? 1 + Math.log2(p) / OCTAVES : 0.5 + Math.log2(p * allowed) / (2 * LIFT);
+  return Math.min(1, Math.max(0, at));
 }
 
 /** Where a difference lies on the diverging ramp: 0 is −1, ½ is none, 1 is +1. Equal sizes are equally far from the middle. */
@@ -217,8 +200,8 @@ export const LEGENDS: Readonly<Record<Shade, Legend>> = {
 
 type Host = "jupyter" | "vscode" | "page";
 
-const DARK_CLASSES = ["dark", "dark-theme", "theme-dark", "quarto-dark", "dark-mode"];
-const LIGHT_CLASSES = ["light", "light-theme", "theme-light", "quarto-light", "light-mode"];
+const THEMES = ["dark", "light"] as const;
+const classesOf = (theme: ThemeName): string[] => [theme, `${theme}-theme`, `theme-${theme}`, `quarto-${theme}`, `${theme}-mode`];
 const THEME_ATTRIBUTES = ["data-theme", "data-bs-theme", "data-color-mode", "data-color-scheme", "data-mode"];
 
 function hostOf(body: HTMLElement): Host {
@@ -227,12 +210,8 @@ function hostOf(body: HTMLElement): Host {
 }
 
 function saidByClasses(element: HTMLElement): ThemeName | null {
-  for (const name of THEME_ATTRIBUTES) {
-    const value = element.getAttribute(name);
-    if (value === "dark" || value === "light") return value;
-  }
-  if (DARK_CLASSES.some((name) => element.classList.contains(name))) return "dark";
-  return LIGHT_CLASSES.some((name) => element.classList.contains(name)) ? "light" : null;
+  const named = THEME_ATTRIBUTES.map((name) => element.getAttribute(name)).flatMap((value) => THEMES.filter((theme) => theme === value));
+  return named[0] ?? THEMES.find((theme) => classesOf(theme).some((name) => element.classList.contains(name))) ?? null;
 }
 
 function saidByHost(body: HTMLElement): ThemeName | null {
@@ -338,15 +317,17 @@ export function adapted(own: Palette, { ground, ink, soft, line, panel }: HostCo
   const nearest = contrast(bar, text) < contrast(ground, text) ? bar : ground;
   return {
     ...own,
-    ground,
+    ...marksOn(ground, nearest, text, own),
     panel: bar,
-    ink: text,
     soft: standOut(soft ?? own.soft, nearest, text, 4.5),
     line: line !== null && contrast(line, ground) < 3 ? line : mix(ground, text, 0.14),
-    accent: standOut(own.accent, nearest, text, 3),
-    several: own.several.map((colour) => standOut(colour, nearest, text, 3)),
-    ramp: [mix(ground, own.ramp[1], 0.12), ...own.ramp.slice(1)],
   };
+}
+
+/** What is drawn on another ground, in another ink; `nearest` is the ground that it stands out from least. */
+function marksOn(ground: Rgb, nearest: Rgb, ink: Rgb, { accent, several, ramp: [, ...stops] }: Palette): Pick<Palette, "ground" | "ink" | "accent" | "several" | "ramp"> {
+  const apart = (colour: Rgb): Rgb => standOut(colour, nearest, ink, 3);
+  return { ground, ink, accent: apart(accent), several: several.map(apart), ramp: [mix(ground, stops[0], 0.12), ...stops] };
 }
 
 /** The few colours a forced palette has (Windows high contrast). */
@@ -362,7 +343,7 @@ function forced(element: HTMLElement): Palette {
   const ink = system("CanvasText", own.ink);
   const accent = system("Highlight", own.accent);
   style.color = before;
-  return { ...own, ground, panel: ground, ink, soft: ink, line: ink, accent: standOut(accent, ground, ink, 3), several: own.several.map((colour) => standOut(colour, ground, ink, 3)), ramp: [mix(ground, own.ramp[1], 0.12), ...own.ramp.slice(1)] };
+  return { ...own, ...marksOn(ground, ground, ink, { ...own, accent }), panel: ground, soft: ink, line: ink };
 }
 
 /** Calls `changed` whenever the host may have changed its theme. */
@@ -384,7 +365,7 @@ export function dress(root: HTMLElement, palette: Palette): void {
   worn.set(root, palette);
   root.dataset["theme"] = palette.theme;
   root.style.colorScheme = palette.theme;
-  for (const name of ["ground", "panel", "line", "ink", "soft", "accent"] as const) root.style.setProperty(`--${name}`, css(palette[name]));
+  for (const name of ROLES) root.style.setProperty(`--${name}`, css(palette[name]));
   root.dispatchEvent(new Event("attn-dress"));
 }
 

@@ -193,14 +193,14 @@ function readHeader(bytes: Uint8Array): { kind: string; meta: Record<string, unk
   } catch {
     throw damaged("the header is not readable JSON.");
   }
-  if (!isRecord(header) || typeof header["kind"] !== "string" || !isRecord(header["meta"]) || !Array.isArray(header["arrays"])) {
+  if (!isRecord(header) || !isText(header["kind"]) || !isRecord(header["meta"]) || !Array.isArray(header["arrays"])) {
     throw damaged("the header names no kind, meta and arrays.");
   }
   return { kind: header["kind"], meta: header["meta"], arrays: header["arrays"] };
 }
 
 function readArray(entry: unknown, payload: Uint8Array): { name: string; array: NdArray } {
-  if (!isRecord(entry) || typeof entry["name"] !== "string") throw damaged("an array has no name.");
+  if (!isRecord(entry) || !isText(entry["name"])) throw damaged("an array has no name.");
   const { name, dtype, shape, offset } = entry;
   if (!isDtype(dtype)) throw damaged(`“${name}” has the unknown number type “${String(dtype)}”.`);
   if (!Array.isArray(shape) || !shape.every(isCount)) throw damaged(`“${name}” has no readable shape.`);
@@ -410,13 +410,13 @@ export function bundleMeta(block: Block): BundleMeta {
   const sides = meta.lacks("sides") ? [] : meta.texts("sides");
   return {
     title: meta.text("title"),
-    model: typeof model === "string" ? model : null,
+    model: isText(model) ? model : null,
     samples: meta.lacks("samples") ? { count: 1, at: 0, noun: "text" } : readSamples(meta.record("samples")),
     axes,
     parts,
     check: readCheck(meta),
     notes: meta.value("notes") === undefined ? [] : meta.texts("notes"),
-    versions: isRecord(versions) ? Object.fromEntries(Object.entries(versions).filter((entry): entry is [string, string] => typeof entry[1] === "string")) : {},
+    versions: isRecord(versions) ? Object.fromEntries(Object.entries(versions).filter((entry): entry is [string, string] => isText(entry[1]))) : {},
     sides: sides.length === 2 ? [sides[0], sides[1]] : null,
   };
 }
@@ -448,7 +448,7 @@ function readCheck(meta: JsonObject): Check | null {
   return { ok: check.value("ok") === true, max_error: typeof error === "number" ? error : NaN, rows: check.count("rows"), text: check.text("text") };
 }
 
-const isText = (value: unknown): value is string => typeof value === "string";
+export const isText = (value: unknown): value is string => typeof value === "string";
 const isGroup = (value: unknown): value is number => Number.isSafeInteger(value) && (value as number) >= -1;
 const listOf = <T>(is: (value: unknown) => value is T) => (value: unknown): value is T[] => Array.isArray(value) && value.every(is);
 

@@ -9,7 +9,7 @@ import { expect, it } from "vitest";
 const SRC = fileURLToPath(new URL("../src", import.meta.url));
 
 const FLOORS: readonly RegExp[][] = [
-  [/^wire\.ts$/, /^until\.ts$/, /\.css$/],
+  [/^wire\.ts$/, /^unpack\.ts$/, /^until\.ts$/, /\.css$/],
   [/^math\.ts$/, /^theme\.ts$/, /^layout\.ts$/],
   [/^tiles\.ts$/, /^draw\.ts$/, /^a11y\.ts$/, /^combine\.ts$/, /^head\.ts$/, /^edges\.ts$/, /^paths\.ts$/, /^patches\.ts$/, /^thumbs\.ts$/, /^window\.ts$/, /^gestures\.ts$/, /^heard\.ts$/],
   [/^state\.ts$/, /^label\.ts$/, /^stages\.ts$/, /^carried\.ts$/, /^margins\.ts$/, /^plan\.ts$/],
@@ -25,7 +25,7 @@ const FLOORS: readonly RegExp[][] = [
   [/^views\/\w+\.ts$/, /^scrubber\.ts$/, /^saved\.ts$/],
   [/^frame\.ts$/],
   [/^host\.ts$/],
-  [/^widget\.ts$/, /^page\.ts$/],
+  [/^widget\.ts$/, /^page\.ts$/, /^loader\.ts$/],
 ];
 
 const floorOf = (file: string): number => FLOORS.findIndex((floor) => floor.some((pattern) => pattern.test(file)));

@@ -93,7 +93,7 @@ REACHED = """
   });
 }"""
 
-TOKENS = {"attnwidget": "[data-query][role=button]", "head_view": "[id^=bertviz-] #left text"}
+TOKENS = {"attnwidget": ".attn-view [data-query]", "head_view": "[id^=bertviz-] #left text"}
 
 
 class Page:

@@ -18,14 +18,14 @@ import { css, onDress, paletteAt, tints } from "../theme.ts";
 import type { Tiles } from "../tiles.ts";
 import { atEnd, listen } from "../until.ts";
 import type { LayerInfo, Selection } from "../wire.ts";
-import { mapKey } from "../wire.ts";
+import { mapKey, wordsOf } from "../wire.ts";
 
 const WHOLE = 40; // tokens that are all shown; of more, only those on paths
 const MOST = 8; // tokens of a layer that are followed further
 const DRAWN = 2000; // edges without focus
 const LARGE = 2 ** 20; // cells of a map from which on its rows are asked for, and not the map
 const LEFT = 62; // room for the names of the layers
-const SLANT = 66; // height of slanted tokens
+const SLANT = 84; // height of slanted tokens
 const APART = 13; // pixels between slanted tokens
 
 export function graph(context: ViewContext): void {
@@ -153,7 +153,7 @@ class Graph {
         const rows = (await layers.rows(layer, tokens)) ?? [];
         return rows.flatMap((row, query) => edgesOf(row, share, least).map(([key, weight]) => ({ layer, query, key, weight })));
       } catch (error) {
-        if (!signal.aborted) this.#trouble = words(error);
+        if (!signal.aborted) this.#trouble = wordsOf(error);
         return [];
       }
     }));
@@ -175,7 +175,7 @@ class Graph {
       try {
         found = await descend(token, this.#layers, { ...this.#bound, most: MOST });
       } catch (error) {
-        if (turn === this.#turn) this.#trouble = words(error);
+        if (turn === this.#turn) this.#trouble = wordsOf(error);
       }
     }
     if (turn !== this.#turn || this.#signal.aborted) return;
@@ -322,7 +322,6 @@ class Graph {
 }
 
 const tell = (text: string): Piece => ({ kind: "words", text });
-const words = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 const all = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 
 /** Tiles whose maps are as large as `like` and empty: each row is asked for by itself, and no map with it. */

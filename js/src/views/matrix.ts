@@ -21,6 +21,7 @@ import { codesOf, inksOf, paintThumb, thumbsOf } from "../thumbs.ts";
 import type { Thumbs } from "../thumbs.ts";
 import { atEnd, listen } from "../until.ts";
 import type { PartInfo, Reduce } from "../wire.ts";
+import { wordsOf } from "../wire.ts";
 
 const PREVIEW = 96; // pixels of the picture of a head that is small itself
 const SMALL = 24; // pixels of such a head, at most
@@ -77,7 +78,7 @@ export function matrix(context: ViewContext): void {
     layOut();
     const mine = part;
     const from = side === "b" ? (tiles.other ?? tiles) : tiles;
-    const got = await from.get(`thumbs/${part.name}${side === "difference" ? "/difference" : ""}`).then(thumbsOf).catch((error: unknown) => (error instanceof Error ? error.message : String(error)));
+    const got = await from.get(`thumbs/${part.name}${side === "difference" ? "/difference" : ""}`).then(thumbsOf).catch(wordsOf);
     if (signal.aborted || mine !== part || (side !== null && side !== state.get("side"))) return;
     if (typeof got === "string") say(got);
     else thumbs = got;

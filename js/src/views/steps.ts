@@ -27,6 +27,7 @@ import type { Subject } from "../told.ts";
 import { changeTold, scoresTold, sumTold, vectorsTold, writeTold } from "../told.ts";
 import { atEnd, listen } from "../until.ts";
 import type { HeadAt, PartInfo, Selection } from "../wire.ts";
+import { wordsOf } from "../wire.ts";
 
 export function steps(context: ViewContext): void {
   new Steps(context);
@@ -185,7 +186,7 @@ class Steps {
       if (own.aborted) return;
       this.#head = this.#computed = null;
       this.#wanted = null; // coming back to it tries again
-      this.#tell(error instanceof Error ? error.message : String(error));
+      this.#tell(wordsOf(error));
       this.#drawn();
       return;
     }
