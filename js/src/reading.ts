@@ -122,6 +122,7 @@ interface Word {
   was: string;
 }
 
+const ROOM = 30; // pixels that a number takes up
 const ABOVE = 14; // pixels from the top of a number to that of its token
 
 /** A text on screen. Moving over it changes only what differs. One tab stop: arrows go by token and by line. */
@@ -186,12 +187,16 @@ export class Prose {
     this.#tokens.get(this.#roving)?.setAttribute("aria-pressed", String(pinned.includes(this.#roving)));
   }
 
-  /** Writes numbers above their tokens. */
+  /** Writes numbers above their tokens, the strongest first; one that would lie on a stronger one is left to the caption. */
   #number(numbers: readonly (readonly [number, string])[]): void {
     const origin = this.el.getBoundingClientRect();
-    this.#numbers.replaceChildren(...numbers.map(([at, text]) => {
+    const taken: [x: number, y: number][] = [];
+    this.#numbers.replaceChildren(...numbers.flatMap(([at, text]) => {
       const { left, width, top } = this.#tokens.get(at)?.getClientRects()[0] ?? origin;
-      return element("sup", { style: `transform: translate(calc(${Math.round(left + width / 2 - origin.left)}px - 50%), ${Math.round(top - origin.top + this.el.scrollTop) - ABOVE}px)` }, text);
+      const [x, y] = [left + width / 2, top];
+      if (taken.some(([otherX, otherY]) => Math.abs(otherX - x) < ROOM && Math.abs(otherY - y) < ABOVE)) return [];
+      taken.push([x, y]);
+      return element("sup", { style: `transform: translate(calc(${Math.round(x - origin.left)}px - 50%), ${Math.round(y - origin.top + this.el.scrollTop) - ABOVE}px)` }, text);
     }));
   }
 
