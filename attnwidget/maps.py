@@ -165,7 +165,7 @@ class Map(OfTokens):
         return self.part.queries
 
     @property
-    def keys(self) -> Tokens:  # type: ignore[override]
+    def keys(self) -> Tokens:  # type: ignore[override]  # likewise
         return self.part.keys
 
     @property

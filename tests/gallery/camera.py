@@ -94,6 +94,13 @@ def staged(browser: Browser, scene: Scene, n: int, look: Look) -> Iterator[Page]
 def taken(browser: Browser, scene: Scene, n: int, look: Look, also: Path | None = None) -> bytes:
     """A WebP picture of the scene; ``also`` at full size, as PNG, for who wants to look closely."""
     with staged(browser, scene, n, look) as page:
+        before = page.screenshot()
+        for _ in range(20):  # what is computed in idle time comes later, and all of it belongs to the picture
+            page.wait_for_timeout(200)
+            now = page.screenshot()
+            if now == before:
+                break
+            before = now
         box = page.evaluate(
             "s => { const b = document.querySelector(s).getBoundingClientRect();"
             " return [b.x + scrollX, b.y + scrollY, b.width, b.height]; }",

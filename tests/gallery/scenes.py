@@ -106,7 +106,7 @@ SCENES = (
     ),
     Scene(
         "graph", "Graph", f"Head 0 of every layer: what reaches a token. {BOOK}",
-        text, LENGTHS, {**INDUCTION, "view": "graph"}, hovering(0.9), 16_000_000,
+        text, LENGTHS, {**INDUCTION, "view": "graph", "query": 3}, None, 16_000_000,
     ),
     Scene(
         "text", "Text", "A real pretrained BERT.",

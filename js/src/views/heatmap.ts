@@ -187,7 +187,7 @@ class HeatMap {
       this.#most = (aside.length > 0 && signsIn(cells).most) || 1;
       this.#repaint();
       this.#el.dispatchEvent(new Event("attn-drawn", { bubbles: true }));
-      this.#measure();
+      requestAnimationFrame(() => setTimeout(() => { if (this.#at === at) this.#measure(); })); // once the picture is seen
     }));
   }
 
