@@ -203,7 +203,7 @@ def test_nothing_moves_for_who_asked_for_no_motion(page: Page, opened: Callable[
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_the_wheel_scrolls_the_page(page: Page, opened: Callable[..., Locator], view: str) -> None:
-    """A widget that takes the wheel away holds fast who wants to read on. (A long list scrolls to its end first.)"""
+    """A widget that takes the wheel away holds fast who wants to read on: lists scroll once they have the focus."""
     page.set_viewport_size({"width": 1000, "height": 420})
     widget = opened(shown(view), view=view, layer=1, head=0)
     for box in (
@@ -213,7 +213,7 @@ def test_the_wheel_scrolls_the_page(page: Page, opened: Callable[..., Locator], 
         assert box is not None
         page.evaluate("scrollTo(0, 0)")
         page.mouse.move(box["x"] + min(60, box["width"] / 2), min(400, box["y"] + min(60, box["height"] / 2)))
-        for _ in range(12):
+        for _ in range(2):
             page.mouse.wheel(0, 200)
             page.wait_for_timeout(100)
             if page.evaluate("scrollY") > 50:

@@ -54,10 +54,11 @@ def test_another_picture_is_told_apart(blank: Page) -> None:
     for name in ("arcs", "heatmap"):
         scene = next(scene for scene in SCENES if scene.name == name)
         dark = camera.shrunk(blank, camera.file_of(scene, 40, camera.LOOKS[1]).read_bytes())
-        # Not 400: of a list that long the arcs show as many tokens as of 40, and look the same from afar.
-        short = camera.shrunk(blank, camera.file_of(scene, 4, look).read_bytes())
         assert camera.complaint(dark, small[name]) is not None
-        assert camera.complaint(short, small[name]) is not None
+        # Of a list of 400 the arcs show as many tokens as of 40, and look the same from afar: this measure cannot tell.
+        for n in (4,) if name == "arcs" else (4, 400):
+            other_length = camera.shrunk(blank, camera.file_of(scene, n, look).read_bytes())
+            assert camera.complaint(other_length, small[name]) is not None
 
 
 def test_every_picture_that_is_kept_is_of_something(blank: Page) -> None:

@@ -94,7 +94,7 @@ class MultiHead(nn.Module):
         }[asked]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.attention(x, x, x, **self.options)[0]  # type: ignore[no-any-return]
+        return self.attention(x, x, x, **self.options)[0]  # type: ignore[no-any-return]  # what a module returns is Any to mypy
 
 
 def kept(model: nn.Module, inputs: Any) -> list[Tensor]:
