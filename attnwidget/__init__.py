@@ -17,11 +17,13 @@ The building, from the ground up; a file imports only from the floors below its 
                 inputs.py      what a model is given: texts as tensors, and what of them tells the axes
                 parts.py       where the calls of a run belong, and what stands along their axes
                 blocks.py      numbers as bytes that both languages read
-    1  verbs    functions.py   sees attention that goes through torch's own functions, a softmax by hand included
+    1  verbs    objective.py   one number that comes out of a model
+                functions.py   sees attention that goes through torch's own functions, a softmax by hand included
                 listen.py      hears every attention call of a running model, and changes none
                 check.py       rows of what was kept, compared with what the model itself computed
                 capture.py     a model's run → Attention: what is kept of it
                 generation.py  a text the model writes itself, replayed exactly
+                trace.py       a run, and what one number that came out owes to every edge
                 measures.py    one number per head
                 steps.py       what one head is computed from, for a browser that switches some of it off
                 compare.py     two attentions on common axes, and what one gives more than the other
@@ -50,18 +52,20 @@ if TYPE_CHECKING:
     from .export import to_html
     from .generation import capture_generation
     from .show import show, show_generation
+    from .trace import Trace, trace
     from .widget import AttentionWidget
 
 __version__ = "0.1.0"
 __all__ = [
-    "Attention", "AttentionWidget", "__version__", "capture", "capture_generation", "compare", "record", "show",
-    "show_generation", "tiny", "to_html",
+    "Attention", "AttentionWidget", "Trace", "__version__", "capture", "capture_generation", "compare", "record",
+    "show", "show_generation", "tiny", "to_html", "trace",
 ]  # fmt: skip
 
 # Where each public name lives. Nothing of it is loaded before it is asked for: torch alone takes a second.
 _HOMES = {
     "Attention": "attention",
     "AttentionWidget": "widget",
+    "Trace": "trace",
     "capture": "capture",
     "capture_generation": "generation",
     "compare": "compare",
@@ -69,6 +73,7 @@ _HOMES = {
     "show": "show",
     "show_generation": "show",
     "to_html": "export",
+    "trace": "trace",
 }
 
 

@@ -29,7 +29,7 @@ from .layers import Layer
 from .listen import LOOKED_FOR, Listener
 from .masks import Mask, on_host
 from .output import Heads, Output, Read, version_of
-from .parts import ROLES, Call, Kept, noun_of, parts_of, place_of, role_of, slot_of
+from .parts import ROLES, Call, Kept, noun_of, parts_of, place_of, role_of
 
 _LESS = (
     "Keep fewer layers (layers=[0, -1]) or parts (parts=['decoder']), keep them in half precision "
@@ -193,8 +193,7 @@ class _Run:
     inputs: Inputs = field(default_factory=Inputs)
     kept: list[Kept] = field(default_factory=list)
     remarks: dict[str, list[str]] = field(default_factory=dict)  # what has to be known of the calls of these modules
-    # By place in the model and shape: how many calls there were, and the bytes that those kept will take.
-    counts: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    # By place in the model and shape: the bytes that the calls that are kept will take.
     planned: dict[tuple[Any, ...], int] = field(default_factory=dict)
     # Masks without the rows of padding, by id of the mask they were made of; that one is kept, so that its id is.
     masks: dict[int, tuple[Mask, Mask]] = field(default_factory=dict)
@@ -281,10 +280,8 @@ class Recorder(Listener):
         run, place = self._run, place_of(call.name)
         turned = tuple(self.turned) if call.q is not None else ()
         self.turned.clear()
-        group = (place, call.piece, call.shape)
-        count = run.counts.get(group, 0)
-        run.counts[group] = count + 1
-        stack, number = slot_of(self.model, call.name, call.block, count, self.places[place])
+        group = place, call.piece, call.shape
+        stack, number = self.slot(call)
         unwanted = ""
         if self.layers is not None:
             met = {number, number - len(stack)} & self.layers

@@ -88,7 +88,7 @@ class Functions(TorchFunctionMode):
         elif self.exponentials and function in _DIVISIONS and self._divided(args, result):
             self.exponentials = []
         elif self.candidates:
-            self._follow(function, (*args, *kwargs.values()), result)
+            return self._follow(function, (*args, *kwargs.values()), result)
         return result
 
     def forget(self) -> None:
@@ -145,14 +145,39 @@ class Functions(TorchFunctionMode):
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
         given = dict(zip(names, args, strict=False)) | kwargs
         name, module = self.listener.caller()
-        call, taken = None, None
-        if module is not None and self.listener.hears(module) and given["query"].numel() > 0:
-            call = self.listener.attempt(name, partial(self._call_of_sdpa, name, module, given))
-            taken = None if call is None else self.listener.attempt(name, partial(self.listener.take, call))
         result = F.scaled_dot_product_attention(*args, **kwargs)
-        if call is not None and taken is not None:
-            out = None if given.get("dropout_p") else _rank4(result, self.listener.batch, module)
-            self.listener.attempt(name, partial(self.listener.add, taken, call, out))
+        if module is None or not self.listener.hears(module) or not given["query"].numel():
+            return result
+        call = self.listener.attempt(name, partial(self._call_of_sdpa, name, module, given))
+        shaped = partial(_rank4, batch=self.listener.batch, module=module)
+        return self._heard(call, module, result, shaped, compared=not given.get("dropout_p"))
+
+    def _heard(
+        self, call: Call | None, module: nn.Module, result: Tensor, shaped: Callable[[Tensor], Tensor], compared: bool
+    ) -> Tensor:
+        """A call has run and come to ``result``: it is taken, and what the model goes on with is returned.
+
+        Args:
+            shaped: brings what came out to [batch, head, query, d_v].
+            compared: whether that is what the weights and the values give.
+        """
+        # Modes come here from the outermost to the innermost: what the first of them changes, the others see.
+        turn = self.listener.turn(module, call, result)
+        if turn.changes and turn.after is None:
+            out = shaped(result)
+            turn.apply(out if torch.equal(out.reshape(result.shape), result) else None)
+            assert turn.after is not None
+            result = turn.result = turn.after.reshape(result.shape)
+        call = turn.told(self.listener, call)
+
+        def take(call: Call) -> None:
+            taken = self.listener.take(call)
+            if taken is not None:
+                out = turn.seen if turn.changes else shaped(result)
+                self.listener.add(taken, call, out if compared else None)
+
+        if call is not None:
+            self.listener.attempt(call.name, partial(take, call))
         return result
 
     def _call_of_sdpa(self, name: str, module: nn.Module, given: dict[str, Any]) -> Call:
@@ -198,11 +223,12 @@ class Functions(TorchFunctionMode):
         self._candidate(result)
         return True
 
-    def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
+    def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], result: Any) -> Any:
+        """What the model goes on with: ``result``, unless somebody changes it."""
         operands = list(_operands(args))
         found = next((self.candidates[id(a)] for a in operands if id(a) in self.candidates), None)
         if found is None:
-            return
+            return result
         if function in _PRODUCTS:
             self.candidates = {at: one for at, one in self.candidates.items() if one.weights is not found.weights}
             used, changed = _as_multiplied(function, args, found.now, found.weights)
@@ -210,11 +236,10 @@ class Functions(TorchFunctionMode):
                 # Dropout may be in between, and is not shown.
                 used, changed = (found.weights if used.shape == found.weights.shape else used), False
             if found.module is None or used is None or not self.listener.may_attend(found.name, found.module):
-                return
+                return result
             if self.listener.hears(found.module):
-                self.listener.attempt(
-                    found.name, partial(self._add_stored, found, used, changed, function, args, result)
-                )
+                plain = function in _PLAIN_PRODUCTS and args[0] is found.now
+                return self._stored(found, used, changed, args[1] if plain else None, result)
         elif (
             (function in _PROJECTIONS or getattr(function, "__name__", "") in _KEEPING)
             and isinstance(result, Tensor)
@@ -222,25 +247,26 @@ class Functions(TorchFunctionMode):
             and result.numel() <= found.now.numel()
         ):
             self._keep(_Candidate(result, found.weights, found.name, found.module))
+        return result
 
-    def _add_stored(
-        self,
-        found: _Candidate,
-        used: Tensor,
-        changed: bool,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        result: Tensor,
-    ) -> None:
-        module, batch = found.module, self.listener.batch
+    def _stored(self, found: _Candidate, used: Tensor, changed: bool, values: Tensor | None, result: Tensor) -> Tensor:
+        module = found.module
         assert module is not None
+        shaped = partial(self._shaped, module)
+        # What is computed of the weights is of no interest to gradients; what is done to the output may be.
+        values = None if changed or module.training else values
+        call = self.listener.attempt(found.name, partial(self._call_of_stored, found, used.detach(), changed, values))
+        return self._heard(call, module, result, shaped, compared=values is not None)
 
-        def shaped(tensor: Tensor) -> Tensor:
-            # [batch · head, query, key], as nn.MultiheadAttention and older models fold them.
-            folded = self.heads and tensor.dim() == 3
-            return tensor.unflatten(0, (-1, self.heads)) if folded else _rank4(tensor, batch, module)
+    def _shaped(self, module: nn.Module, tensor: Tensor) -> Tensor:
+        # [batch · head, query, key], as nn.MultiheadAttention and older models fold them.
+        folded = self.heads and tensor.dim() == 3
+        return tensor.unflatten(0, (-1, self.heads)) if folded else _rank4(tensor, self.listener.batch, module)
 
-        weights = shaped(used.detach())
+    def _call_of_stored(self, found: _Candidate, used: Tensor, changed: bool, values: Tensor | None) -> Call:
+        module = found.module
+        assert module is not None
+        weights = self._shaped(module, used)
         queries, keys = weights.shape[2:]
 
         def rules() -> tuple[Mask | None, Bias | None]:
@@ -249,13 +275,8 @@ class Functions(TorchFunctionMode):
             return (Mask.causal(queries, keys) if causal else None), None
 
         where = found.name, module, self.listener.block(), self.listener.piece_of(module)
-        call = Call(*where, weights=weights, changed=changed, rules=rules)
-        out = None
-        if function in _PLAIN_PRODUCTS and args[0] is found.now and not call.changed and not module.training:
-            call.v, out = shaped(args[1].detach()), shaped(result.detach())
-        taken = self.listener.take(call)
-        if taken is not None:
-            self.listener.add(taken, call, out)
+        v = None if values is None else self._shaped(module, values)
+        return Call(*where, weights=weights, v=v, changed=changed, rules=rules)
 
     def __exit__(self, *error: object) -> None:
         self.forget()

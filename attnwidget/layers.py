@@ -36,6 +36,8 @@ class Layer:
         softcap: bound c of c · tanh(s / c), or None.
         sink: logits that take weight without being a key, [batch or 1, head, query or 1]; rows then sum to less than 1.
         weights: [batch, head, query, key] in place of q and k.
+        gradient: float32 [batch, head, query, d_v], of one number that came out of the model with respect to what each
+            head put out, where :func:`~attnwidget.trace` asked for it.
         absent: why there is no attention at this place of the model, or none that was kept; such a layer has no heads.
         turned: what tells how positions turned q and k (see :attr:`rotary`).
         output: the projection that brings the heads back together; its weight is the model's own and no copy.
@@ -52,6 +54,7 @@ class Layer:
     bias: Bias | None = None
     sink: Tensor | None = None
     weights: Tensor | None = None
+    gradient: Tensor | None = None
     absent: str | None = None
     turned: tuple[Turned, ...] = ()
     output: Output | None = None
@@ -115,6 +118,7 @@ class Layer:
             k=number(self.k, kv_head),
             v=number(self.v, v_head),
             weights=number(self.weights, head),
+            gradient=number(self.gradient, head),
             bias=None
             if bias is None
             else replace(bias, offsets=number(bias.offsets, head), dense=number(bias.dense, head)),
@@ -123,7 +127,7 @@ class Layer:
 
     @property
     def nbytes(self) -> int:
-        held = (self.q, self.k, self.v, self.weights, self.mask.dense, self.bias and self.bias.dense)
+        held = (self.q, self.k, self.v, self.weights, self.gradient, self.mask.dense, self.bias and self.bias.dense)
         return sum(t.numel() * t.element_size() for t in held if isinstance(t, Tensor))
 
     def logits(self, sample: int, head: int | None, rows: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ import inspect
 import sys
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -29,7 +29,7 @@ from .functions import Functions
 from .inputs import unwrapped
 from .masks import Bias, Mask, read
 from .output import Heads, Read
-from .parts import Call, place_of
+from .parts import Call, place_of, slot_of
 from .rotary import Turned
 
 _MOST_TURNED = 16  # gpt_oss makes eight multiplications for the queries and keys of a layer
@@ -37,6 +37,22 @@ LOOKED_FOR = (
     "calls through transformers' attention interface, nn.MultiheadAttention, F.scaled_dot_product_attention, and a "
     "softmax (or exp / sum) whose result multiplies values"
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What is done to one attention call.
+
+    Attributes:
+        apply: what the model goes on with, of what came out of the call: both [batch, head, query, d_v].
+        told: fields of the :class:`Call` that are others by that, weights say, for those who look on. They see the
+            output that belongs to these; where there are none, that of the model's own function.
+        note: what those who look on should say beside it.
+    """
+
+    apply: Callable[[Tensor], Tensor]
+    told: Mapping[str, Any] = field(default_factory=dict)
+    note: str = ""
 
 
 class Listener:
@@ -63,8 +79,18 @@ class Listener:
         # Since the last attention call: what multiplied vectors by something of their positions.
         self.turned: deque[Turned] = deque(maxlen=_MOST_TURNED)
         self.waiting: list[Heads] = []  # outputs of heads that no projection has read yet
+        # By place in the model and shape: how many calls there were in this run.
+        self._counts: Counter[tuple[Any, ...]] = Counter()
 
     # ── what is done with a call ──
+
+    def change(self, call: Call) -> Change | None:
+        """What is to come out of a call instead; None: what it computes. Asked before anybody takes the call.
+
+        Raises:
+            Exception: whatever it raises ends the model's run.
+        """
+        return None
 
     def take(self, call: Call) -> Any:
         """Before the call runs, since it may write over its arguments. None: not wanted."""
@@ -73,6 +99,16 @@ class Listener:
     def add(self, taken: Any, call: Call, out: Tensor | None) -> None:
         """After it: what was taken, and the output [batch, head, query, d_v] where it can be compared with."""
         raise NotImplementedError
+
+    def slot(self, call: Call) -> tuple[Sequence[nn.Module], int]:
+        """The list of modules that a call belongs to, empty where that is not clear, and the number of its layer.
+
+        To be asked once for each call: those of one place are counted.
+        """
+        place = place_of(call.name)
+        group = place, call.piece, call.shape
+        self._counts[group] += 1
+        return slot_of(self.model, call.name, call.block, self._counts[group] - 1, self.places[place])
 
     def project(self, reads: Sequence[Read], name: str, weight: Tensor | None, across: bool = False) -> None:
         """The projection of that name has read the outputs of heads that were waiting for it.
@@ -133,19 +169,22 @@ class Listener:
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if threading.get_ident() == self._thread:
             self.running = True
-            self.turned.clear()
-            self.waiting.clear()
+            self._forget()
             self.attempt("", lambda: self.begin(_named(module, args, kwargs)))
 
     def _end(self, *_: Any) -> None:
         if threading.get_ident() == self._thread:
             self.running = False
             self._rules.clear()
-            self.turned.clear()
-            self.waiting.clear()
+            self._forget()
             if self._functions is not None:
                 self._functions.forget()
             self.end()
+
+    def _forget(self) -> None:
+        _last.turn = None
+        for of_a_run in (self.turned, self.waiting, self._counts):
+            of_a_run.clear()
 
     # ── who is calling ──
 
@@ -199,16 +238,30 @@ class Listener:
 
     def attempt(self, name: str, act: Callable[[], Any]) -> Any:
         """What ``act`` returns. Where listening fails, the model runs on; memory that runs out is said at once."""
-        busy, self._busy = self._busy, True
         try:
-            # What is computed here is nobody's attention: others may be listening in this thread, too.
-            with torch._C.DisableTorchFunction():
+            with self.apart():
                 return act()
         except MemoryError:
             raise
         except Exception as problem:
             self.remark(name, f"could not be recorded ({type(problem).__name__}: {problem})")
             return None
+
+    def turn(self, module: nn.Module, call: Call | None, result: Tensor) -> Turn:
+        """What is done to a call that torch's own functions made, and that came to ``result``: found once for all."""
+        last: Turn | None = getattr(_last, "turn", None)
+        if last is None or last.result is not result:
+            last = Turn.of(module, call)
+            last.result, _last.turn = result, last if last.asked else None
+        return last
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is computed meanwhile is nobody's attention: others may be listening in this thread, too."""
+        busy, self._busy = self._busy, True
+        try:
+            with torch._C.DisableTorchFunction():
+                yield
         finally:
             self._busy = busy
 
@@ -256,6 +309,7 @@ def _going_backwards() -> bool:
 _lock = threading.Lock()
 _open: list[Listener] = []  # everybody who listens, in any thread
 _patches = contextlib.ExitStack()
+_last = threading.local()  # the latest turn of this thread
 
 
 @contextlib.contextmanager
@@ -278,6 +332,59 @@ def _listening_in(listener: Listener) -> Iterator[None]:
             _open.remove(listener)
             if not _open:
                 _patches.close()
+
+
+class Turn:
+    """What is done to one call by all who change it, in the order in which they were opened.
+
+    Attributes:
+        changes: in that order.
+        asked: whether there was anybody to ask.
+        seen, after: the output [batch, head, query, d_v] that those who look on compare with, and that the model gets.
+        result: the latter as the model has it.
+    """
+
+    def __init__(self, changes: Sequence[Change] = (), call: Call | None = None, asked: bool = False) -> None:
+        self.changes, self.asked, self._call = changes, asked, call
+        self.seen: Tensor | None = None
+        self.after: Tensor | None = None
+        self.result: Tensor | None = None
+
+    @classmethod
+    def of(cls, module: nn.Module, call: Call | None) -> Turn:
+        """Of a call of a module. What cannot be changed raises."""
+        asked = [one for one in _open if type(one).change is not Listener.change and one.hears(module)]
+        changes: list[Change] = []
+        for one in asked:
+            if call is None:
+                raise ValueError(f"The attention in {one.name_of(module)} cannot be changed: it could not be read.")
+            own = replace(call, name=one.name_of(module), block=one.block())
+            for earlier in changes:
+                own = replace(own, **earlier.told)
+            with one.apart():
+                if (found := one.change(own)) is not None:
+                    changes.append(found)
+        return cls(changes, call, bool(asked))
+
+    def told(self, listener: Listener, call: Call | None) -> Call | None:
+        """The call as it is with all of that."""
+        for one in self.changes:
+            if call is None:
+                break
+            call = replace(call, **one.told)
+            if one.note:
+                listener.remark(call.name, one.note)
+        return call
+
+    def apply(self, out: Tensor | None) -> None:
+        """Sets ``seen`` and ``after``, given what the model's own function computed."""
+        if out is None or self._call is None:
+            name = self._call.name if self._call is not None else "a module"
+            raise ValueError(f"The attention in {name} cannot be changed: its output has a layout of its own.")
+        self.seen = self.after = out
+        for one in self.changes:
+            self.after = one.apply(self.after)
+            self.seen = one.apply(self.seen) if one.told else self.seen
 
 
 def _interface() -> Iterator[contextlib.AbstractContextManager[Any]]:
@@ -312,11 +419,15 @@ def _listening(function: Callable[..., Any], name: str | None) -> Callable[..., 
         if not listeners:
             return function(module, *args, **kwargs)
         given = dict(zip(("query", "key", "value", "attention_mask"), args, strict=False)) | kwargs
+        calls = [
+            one.attempt(one.name_of(module), partial(_through_interface, one, module, name or "eager", given))
+            for one in listeners
+        ]
+        turn = Turn.of(module, calls[0])
         heard = []
-        for one in listeners:
-            call = one.attempt(one.name_of(module), partial(_through_interface, one, module, name or "eager", given))
-            taken = None if call is None else one.attempt(call.name, partial(one.take, call))
-            heard.append((one, call, taken))
+        for one, call in zip(listeners, calls, strict=True):
+            call = turn.told(one, call)
+            heard.append((one, call, None if call is None else one.attempt(call.name, partial(one.take, call))))
         try:
             for one in listeners:
                 one._busy = True  # what the function calls in turn is part of this call
@@ -326,9 +437,15 @@ def _listening(function: Callable[..., Any], name: str | None) -> Callable[..., 
                 one._busy = False
         out = result[0] if isinstance(result, tuple) else result
         dropped = bool(given.get("dropout")) and module.training
-        seen = out.transpose(1, 2) if isinstance(out, Tensor) and out.dim() == 4 and not dropped else None
+        seen = out.transpose(1, 2) if isinstance(out, Tensor) and out.dim() == 4 else None
+        if turn.changes:
+            turn.apply(seen)
+            assert turn.after is not None
+            seen, after = turn.seen, turn.after.transpose(1, 2)
+            result = (after, *result[1:]) if isinstance(result, tuple) else after
+        seen = None if dropped else seen
         for one, call, taken in heard:
-            if taken is not None:
+            if call is not None and taken is not None:
                 one.attempt(call.name, partial(one.add, taken, call, seen))
         return result
 

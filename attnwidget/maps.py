@@ -54,12 +54,12 @@ class Computed:
     @on_host
     def row(self, query: int) -> Tensor:
         """What query ``query`` attends to: float32 [key]."""
-        return self._rows(torch.tensor([_index(query, self.shape[0], f"query{self._noun}", self._where)]))[0]
+        return self._rows(torch.tensor([within(query, self.shape[0], f"query{self._noun}", self._where)]))[0]
 
     @on_host
     def column(self, key: int) -> Tensor:
         """How much each query attends to key ``key``: float32 [query]."""
-        at = _index(key, self.shape[1], f"key{self._noun}", self._where)
+        at = within(key, self.shape[1], f"key{self._noun}", self._where)
         return self.tile(slice(None), [at])[:, 0]
 
     @on_host
@@ -151,7 +151,8 @@ class Map(OfTokens):
         self.heads = named if len(named) > 1 else ()
         self.layer = _layer(part, layer)
         bound = part.heads if self.layer is None else part.layers[self.layer].heads
-        self.head = _index(head, bound, "head", part.name if self.layer is None else f"{part.name}, layer {self.layer}")
+        where = part.name if self.layer is None else f"{part.name}, layer {self.layer}"
+        self.head = None if head is None else within(head, bound, "head", where)
         self.sample = attention.sample_in(part)
         numbers = [*range(len(part.layers))] if self.layer is None else [self.layer]
         numbers = sorted({of for of, _ in self.heads}) if self.heads else numbers
@@ -309,9 +310,12 @@ def _all_of(flags: Tensor, groups: Tensor, count: int) -> Tensor:
     return torch.bincount(groups[flags], minlength=count) == torch.bincount(groups, minlength=count)
 
 
-def _index(value: int | None, size: int, what: str, where: str) -> int | None:
-    if value is None:
-        return None
+def within(value: int, size: int, what: str, where: str) -> int:
+    """A position, negative from the end, as one from the start.
+
+    Raises:
+        IndexError: there is none.
+    """
     position = operator.index(value)
     if not -size <= position < size:
         raise IndexError(f"There is no {what} {value} in {where}: it has {size}, 0 to {size - 1}.")
@@ -320,8 +324,10 @@ def _index(value: int | None, size: int, what: str, where: str) -> int | None:
 
 def _layer(part: Part, layer: int | None) -> int | None:
     """The index of a layer that has a map; None for all of them."""
-    at = _index(layer, len(part.layers), "layer", part.name)
-    if at is not None and part.layers[at].absent:
+    if layer is None:
+        return None
+    at = within(layer, len(part.layers), "layer", part.name)
+    if part.layers[at].absent:
         there = ", ".join(str(i) for i, one in enumerate(part.layers) if one.heads)
         raise IndexError(f"Layer {at} of {part.name} has no map ({part.layers[at].absent}). These have: {there}.")
     return at
@@ -339,7 +345,7 @@ def _pairs(part: Part, heads: Sequence[tuple[int, int]]) -> tuple[tuple[int, int
     for layer, head in pairs:
         at = _layer(part, layer)
         assert at is not None
-        of = _index(head, part.layers[at].heads, "head", f"{part.name}, layer {at}")
+        of = within(head, part.layers[at].heads, "head", f"{part.name}, layer {at}")
         assert of is not None
         found[at, of] = None
     return tuple(found)

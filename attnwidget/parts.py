@@ -226,6 +226,7 @@ def _as_heads(name: str, layers: Sequence[Layer]) -> Layer:
         k=together(one.k for one in layers),
         v=together(one.v for one in layers),
         weights=together(one.weights for one in layers),
+        gradient=together(one.gradient for one in layers),
     )
 
 

@@ -40,6 +40,7 @@ NEIGHBOURS = {
     "inputs": {"picture"},
     "parts": {"tokens", "masks", "layers", "inputs"},
     "listen": {"functions"},
+    "trace": {"capture", "listen", "objective"},
     "thumbnails": {"compare"},
     "wire": {"compare", "measures", "steps", "thumbnails"},
     "capture": {"check", "listen"},
@@ -50,8 +51,8 @@ NEIGHBOURS = {
 
 WIDGETS = {"IPython", "anywidget", "bqplot", "ipywidgets", "traitlets"}
 PUBLIC = {
-    "Attention", "AttentionWidget", "__version__", "capture", "capture_generation", "compare", "record", "show",
-    "show_generation", "tiny", "to_html",
+    "Attention", "AttentionWidget", "Trace", "__version__", "capture", "capture_generation", "compare", "record",
+    "show", "show_generation", "tiny", "to_html", "trace",
 }  # fmt: skip
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "static" not in path.parts)

@@ -49,20 +49,24 @@ FIRST_PAINT = """
 # in steps of 8 ms, and nothing below 16 ms is reported.
 WATCH_HOVER = """
 (draws) => {
+  // draws: "canvas", "nodes" (what changes is elements of the page), or "" for a tool of which neither is known
   const seen = (window.benchHover = { painted: [], presented: [] });
   let drawn = 0;
   const pen = CanvasRenderingContext2D.prototype;
-  for (const name of ["clearRect", "fillRect", "fill", "stroke", "drawImage", "putImageData"]) {
+  const names = ["clearRect", "fillRect", "fill", "stroke", "drawImage", "putImageData"];
+  for (const name of draws === "canvas" ? names : []) {
     const own = pen[name];
     pen[name] = function (...given) { drawn++; return own.apply(this, given); };
   }
+  if (draws === "nodes")
+    new MutationObserver(() => drawn++).observe(document.body, { attributes: true, childList: true, subtree: true });
   addEventListener("pointermove", (event) => {
     const before = drawn;
     const frame = () => requestAnimationFrame(() => {
       const { port1, port2 } = new MessageChannel();
       port1.onmessage = () => {
         const took = performance.now() - event.timeStamp;
-        if (!draws || drawn > before || took > 1000) seen.painted.push(took);
+        if (draws === "" || drawn > before || took > 1000) seen.painted.push(took);
         else frame();
       };
       port2.postMessage(null);
@@ -236,10 +240,10 @@ def cdn() -> dict[str, bytes]:
     return scripts
 
 
-def hover(page: Page, tool: str, times: int) -> dict[str, Any]:
+def hover(page: Page, tool: str, times: int, draws: str | None = None) -> dict[str, Any]:
     """Moves the mouse over tokens, one every few frames. In milliseconds: `painted` and `presented` of each move;
-    `script`, `layout` and `task` of the average one."""
-    page.call(WATCH_HOVER, tool == "attnwidget")
+    `script`, `layout` and `task` of the average one. `draws` is what a picture is made of: canvas, or nodes."""
+    page.call(WATCH_HOVER, draws or ("canvas" if tool == "attnwidget" else ""))
     page.call(SCROLL, TOKENS[tool])
     page.rest(0.5)
     places = page.call(REACHED, TOKENS[tool])

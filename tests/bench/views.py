@@ -204,7 +204,7 @@ def hover_rows(quick: bool) -> Iterator[Row]:
     for n, limit in ((512, 0.016), (4096, 0.033)):
         for name, traits in HOVERED.items():
             with opened("heads", n, layer=1, head=1, **traits) as page:
-                seen = hover(page, "attnwidget", times)
+                seen = hover(page, "attnwidget", times, "nodes" if name == "text" else "canvas")
             yield from hovered(f"hover to paint, {name}", n, limit, seen, None, "")
         with opened("heads", n, layer=1, head=1, view="heatmap") as page:
             seen = across(page, "[role=grid][aria-label^=Weights]", times)
@@ -246,7 +246,7 @@ def across(page: Page, selector: str, times: int) -> dict[str, Any]:
     """Moves the mouse along the diagonal of an element, as `hover` does over tokens."""
     from .browser import WATCH_HOVER
 
-    page.call(WATCH_HOVER, True)
+    page.call(WATCH_HOVER, "canvas")
     x, y, width, height = place(page, selector)
     page.point(x, y)
     page.rest(0.5)

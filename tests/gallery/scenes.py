@@ -58,12 +58,14 @@ def hovering(share: float) -> Callable[[Page, int], None]:
 
 
 def on_the_house(page: Page, n: int) -> None:
-    """The mouse rests on a patch."""
+    """The mouse rests on the middle of a patch: between two it would be a matter of rounding which."""
+    rows, columns = subjects.GRIDS[n]
     canvas = page.locator(".attn-canvas canvas").first
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     assert box is not None
-    page.mouse.move(box["x"] + 0.33 * box["width"], box["y"] + 0.6 * box["height"])
+    row, column = int(0.6 * rows), int(0.33 * columns)
+    page.mouse.move(box["x"] + (column + 0.5) / columns * box["width"], box["y"] + (row + 0.5) / rows * box["height"])
 
 
 def closer(page: Page, n: int) -> None:
