@@ -88,7 +88,7 @@ def compute(block: Block, **switches: Any) -> Computed:
     terms = score.exp()
     total = terms.sum(1, keepdim=True)
     if "sink" in block.arrays:
-        total = total + torch.tensor(block.arrays["sink"]).double().exp()[:, None]
+        total = total + (torch.tensor(block.arrays["sink"]).double() / on["temperature"]).exp()[:, None]
     p = terms / total.masked_fill(total == 0, 1.0)
     if on["uniform"]:
         p = seen / seen.sum(1, keepdim=True).clamp_min(1)
@@ -329,11 +329,11 @@ def test_switches_do_what_a_model_without_that_part_computes(family: str) -> Non
         bias = layer.bias.block(0, torch.arange(n_q), n_k, head).double()
     sink = None if layer.sink is None else float(layer.sink[0, head, 0])
 
-    def softmax(score: Tensor, where: Tensor) -> Tensor:
+    def softmax(score: Tensor, where: Tensor, temperature: float = 1.0) -> Tensor:
         score = score.masked_fill(~where, -math.inf)
         if sink is not None:
-            return torch.cat([score, torch.full((n_q, 1), sink).double()], 1).softmax(1)[:, :-1]
-        return score.softmax(1)
+            score = torch.cat([score, torch.full((n_q, 1), sink).double()], 1)
+        return (score / temperature).softmax(1)[:, :n_k]
 
     def capped(score: Tensor) -> Tensor:
         return score if layer.softcap is None else layer.softcap * torch.tanh(score / layer.softcap)
@@ -342,7 +342,7 @@ def test_switches_do_what_a_model_without_that_part_computes(family: str) -> Non
     close(compute(block).p, softmax(scaled, seen))
     close(compute(block, scale=False).p, softmax(capped(q @ k.T) + bias, seen))
     close(compute(block, mask=False).p, softmax(scaled, torch.ones_like(seen)))
-    close(compute(block, temperature=0.4).p, softmax(scaled / 0.4, seen))
+    close(compute(block, temperature=0.4).p, softmax(scaled, seen, 0.4))
     close(compute(block, uniform=True).p, seen / seen.sum(1, keepdim=True))
     close(compute(block, uniform=True, mask=False).p, torch.full((n_q, n_k), 1 / n_k))
     if block.meta["positions"] == "bias":

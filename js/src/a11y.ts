@@ -1,6 +1,7 @@
 /** What is read rather than seen: elements with roles and names, keyboard in groups, the live line, and the sentences. */
 
 import { isWeight, MASKED, PADDED, strongest } from "./math.ts";
+import { chorded } from "./until.ts";
 import type { PartInfo, Selection } from "./wire.ts";
 
 // ── elements ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -45,10 +46,10 @@ export function segmented<T>(name: string, pick: (value: T) => void): Segmented<
   el.addEventListener("keydown", (event) => {
     const at = buttons().findIndex((button) => button.getAttribute("tabindex") === "0");
     const to = stepped(event.key, at, shown.length, true);
-    if (to === null) return;
+    if (to === null || chorded(event)) return;
     event.preventDefault();
     choose(to);
-    buttons()[to].focus();
+    el.querySelector<HTMLElement>('[tabindex="0"]')?.focus(); // they may be others now
   });
 
   return {
@@ -85,7 +86,7 @@ export function stepper(noun: string, pick: (at: number) => void): Stepper {
   on.addEventListener("click", () => { go(now + 1); });
   el.addEventListener("keydown", (event) => {
     const to = stepped(event.key, now, most);
-    if (to === null) return;
+    if (to === null || chorded(event)) return;
     event.preventDefault();
     go(to);
   });
@@ -107,6 +108,10 @@ export function stepped(key: string, at: number, count: number, wraps = false): 
   const places: Readonly<Record<string, number>> = { ArrowRight: bound(at + 1), ArrowDown: bound(at + 1), ArrowLeft: bound(at - 1), ArrowUp: bound(at - 1), Home: 0, End: count - 1 };
   return places[key] ?? null;
 }
+
+/** The same for a slider, on which up is more. Ranges would do this by themselves, but notebooks take the arrow keys of what does not say that it used them. */
+export const slid = (event: KeyboardEvent, at: number, count: number): number | null =>
+  chorded(event) ? null : stepped({ ArrowUp: "ArrowRight", ArrowDown: "ArrowLeft" }[event.key] ?? event.key, at, count);
 
 /** A line that screen readers speak when it changes. It is told what the keyboard and pins do, never what the pointer passes. */
 export function liveLine(): { el: HTMLElement; say(text: string): void } {
@@ -137,13 +142,13 @@ const REDUCED = { mean: "mean of", max: "largest of", min: "smallest of" } as co
 export function selectionText({ layer, head, reduce, heads: chosen = [] }: Omit<Selection, "part">, part: PartInfo): string {
   const over = REDUCED[reduce];
   if (chosen.length === 1) return `Layer ${chosen[0][0]} · head ${chosen[0][1]}`;
-  if (chosen.length > 1) return `${over.charAt(0).toUpperCase()}${over.slice(1)} ${counted(chosen.length, "chosen head")}`;
+  const capital = over.charAt(0).toUpperCase() + over.slice(1);
+  if (chosen.length > 1) return `${capital} ${counted(chosen.length, "chosen head")}`;
   if (layer !== null && head !== null) return `Layer ${layer} · head ${head}`;
   const heads = layer === null ? part.layers.reduce((sum, one) => sum + one.heads, 0) : (part.layers.at(layer)?.heads ?? 0);
   if (layer !== null) return heads === 0 ? `Layer ${layer}` : `Layer ${layer} · ${over} ${counted(heads, "head")}`;
   if (head !== null) return `Head ${head} · ${over} ${counted(part.layers.filter(({ heads }) => heads > head).length, "layer")}`;
-  const all = `${over} ${heads > 1 ? "all " : ""}${counted(heads, "head")}`;
-  return all.charAt(0).toUpperCase() + all.slice(1);
+  return `${capital} ${heads > 1 ? "all " : ""}${counted(heads, "head")}`;
 }
 
 export const counted = (count: number, noun: string): string => `${thousands(count)} ${noun}${count === 1 ? "" : "s"}`;
@@ -195,8 +200,10 @@ export interface Spoken {
   produced?: number;
 }
 
-export const boundOf = ({ layer, head, reduce }: Selection): Spoken["bound"] =>
-  (layer !== null && head !== null) || reduce === "mean" ? "" : reduce === "max" ? "at most " : "at least ";
+export function boundOf({ layer, head, reduce, heads = [] }: Selection): Spoken["bound"] {
+  const single = heads.length === 0 ? layer !== null && head !== null : heads.length === 1;
+  return single || reduce === "mean" ? "" : reduce === "max" ? "at most " : "at least ";
+}
 
 const NAMED = 3; // tokens a sentence names before it sums up the rest
 

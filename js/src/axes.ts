@@ -3,14 +3,13 @@
 import { element, thousands } from "./a11y.ts";
 import { pixelRatio } from "./draw.ts";
 import { boundaries, brackets, chip, groupsOf, LANE, nameOf } from "./label.ts";
+import type { Side } from "./layout.ts";
 import { edgeOf, within } from "./plan.ts";
 import type { Layout } from "./plan.ts";
 import type { Moment } from "./state.ts";
 import type { Sight } from "./window.ts";
 import { seen, startOf, ticks } from "./window.ts";
 import type { Axis } from "./wire.ts";
-
-export type Side = "query" | "key";
 
 const LABEL = 13; // height of a label
 const ROOM = { query: 13, key: 15, apart: 30 }; // pixels for a label where all have room, and where only some do

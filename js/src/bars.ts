@@ -136,7 +136,7 @@ export class Bars {
     }
     if (margins !== null && spread) {
       let keys = 1;
-      for (let i = 0; i < map.nq; i++) keys = Math.max(keys, map.allowed(i));
+      for (let i = map.nq - 1; i >= 0 && keys < map.nk; i--) keys = Math.max(keys, map.allowed(i));
       const scale = (BARS.run - 1) / (Math.log(keys) || 1);
       const bars = perPixel(margins.entropy, rows, "mean");
       const pen = this.#entropy.draw(bars, [x, top, BARS.run, height], BESIDE, scale, drawn);
@@ -152,9 +152,10 @@ export class Bars {
   }
 
   /** Writes the values of what the pointer or the keyboard is at. */
-  point(key: Pointed | null, query: Pointed | null, signed: boolean, { rows, cols, left, top, width }: Layout): void {
+  point(key: Pointed | null, query: Pointed | null, signed: boolean, { rows, cols, left, top, width, height }: Layout): void {
     this.#received.point(key, `calc(${left + Math.max(14, within(cols, (key?.at ?? 0) + 0.5))}px - 50%)`, top - BARS.above - BARS.rise - 3, signed);
-    this.#entropy.point(query, `${left + width + BARS.beside + BARS.run - 28}px`, top + edgeOf(rows, (query?.at ?? 0) + 0.5) - 8);
+    const y = edgeOf(rows, (query?.at ?? 0) + 0.5);
+    this.#entropy.point(y >= 0 && y <= height ? query : null, `${left + width + BARS.beside + BARS.run - 28}px`, top + y - 8);
   }
 }
 

@@ -108,11 +108,12 @@ export function leaks(map: WeightMap): boolean {
   return false;
 }
 
-/** Keys that are padding: to any query that has weights. */
+/** Keys that are padding: to any query that has weights. What a query may see need not be weights in a difference. */
 export function paddingOf(map: WeightMap): Set<number> {
-  let query = 0;
-  while (query < map.nq && map.allowed(query) === 0) query++;
-  if (query === map.nq) return new Set();
-  const row = map.tile(query, query + 1, 0, map.nk);
-  return new Set(Array.from(row.keys()).filter((j) => row[j] === PADDED));
+  for (let query = 0; query < map.nq; query++) {
+    if (map.allowed(query) === 0) continue;
+    const row = map.tile(query, query + 1, 0, map.nk);
+    if (row.some(isWeight)) return new Set(Array.from(row.keys()).filter((j) => row[j] === PADDED));
+  }
+  return new Set();
 }

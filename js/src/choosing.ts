@@ -77,8 +77,8 @@ export function choosing({ state, board, lens, order, brushed, say }: Told, sign
   /** The rectangle from where the choice began. */
   const extend = (to: Cell | null): void => {
     if (to === null) return;
-    anchor ??= board.active;
     const at = order();
+    if (anchor === null || !exists(anchor, at)) anchor = board.active;
     choose(within(at, placeOf(at, anchor), placeOf(at, to)));
     board.moveTo(to);
   };

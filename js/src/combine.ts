@@ -71,6 +71,7 @@ export function joined(sources: readonly Source[], reduce: Reduce): Source {
     maxError: Math.max(...maps.map(({ maxError }) => maxError)),
     // Only the mean of rows shares out what the rows share out.
     leak: (i) => (reduce === "mean" ? REDUCE.mean(maps.map((one) => one.leak(i))) : 0),
+    pooledAs: reduce === "max" ? "the strongest" : `the ${reduce} of each head’s strongest`,
   });
 }
 
@@ -136,6 +137,7 @@ export function grouped(source: Source, queries: Groups | null, keys: Groups | n
   const nk = keys?.members.length ?? map.nk;
   const askers = (i: number): readonly number[] => queries?.members[i] ?? [i];
   const row = new Float32Array(map.nk);
+  const allowed = new Int32Array(nq).fill(-1); // until counted
 
   /** Adds query `i` to `sum`, over groups of keys; tells whether it may attend to anything. */
   const add = (i: number, sum: Float64Array, codes: Float32Array): boolean => {
@@ -159,6 +161,7 @@ export function grouped(source: Source, queries: Groups | null, keys: Groups | n
       sum.fill(0);
       codes.fill(PADDED);
       const count = askers(r).filter((i) => add(i, sum, codes)).length;
+      allowed[r] = codes.reduce((n, code) => (code <= MASKED ? n : n + 1), 0);
       for (let c = c0; c < c1; c++) out[(r - r0) * (c1 - c0) + c - c0] = isWeight(codes[c]) ? sum[c] / Math.max(1, count) : codes[c];
     }
   };
@@ -166,9 +169,12 @@ export function grouped(source: Source, queries: Groups | null, keys: Groups | n
     const seeing = askers(group).filter((i) => map.allowed(i) > 0);
     return seeing.reduce((sum, i) => sum + of(i), 0) / Math.max(1, seeing.length);
   };
-  const made = mapOf(map, fill, {
+  const made: WeightMap = mapOf(map, fill, {
     nq, nk, depth: (map.depth * map.nq * map.nk) / Math.max(1, nq * nk),
-    allowed: (group) => Math.min(nk, Math.max(...askers(group).map((i) => map.allowed(i)))),
+    allowed: (group) => {
+      if (allowed[group] < 0) made.tile(group, group + 1, 0, 0);
+      return allowed[group];
+    },
     leak: over((i) => map.leak(i)),
   });
   return { map: made, row: (i) => Promise.resolve(made.tile(i, i + 1, 0, nk)), column: (j) => Promise.resolve(made.tile(0, nq, j, j + 1)) };
@@ -196,13 +202,14 @@ export function placed(source: Source, queries: readonly number[], keys: readonl
       nq: queries.length, nk: keys.length,
       allowed: (i) => (queries[i] < 0 ? 0 : map.allowed(queries[i])),
       leak: (i) => (queries[i] < 0 ? 0 : map.leak(queries[i])),
+      pooledAs: `about ${map.pooledAs ?? "the strongest"}`, // its blocks may be off their grid
     }),
     row: async (i, signal) => spread(queries[i] < 0 ? nothing : await source.row(queries[i], signal), keys),
     column: async (j, signal) => (keys[j] < 0 ? new Float32Array(queries.length).fill(PADDED) : spread(await source.column(keys[j], signal), queries)),
   };
 }
 
-/** What `a` gives more than `b`, cell by cell; a cell that one of them lacks is padded. */
+/** What `a` gives more than `b`, cell by cell; a cell that one of them lacks is padded. Pooled cells are no differences of weights, and no bound on them. */
 export const difference = (a: Source, b: Source): Source =>
   together([a, b], ([p, q], out, size) => {
     for (let n = 0; n < size; n++) {
@@ -212,4 +219,4 @@ export const difference = (a: Source, b: Source): Source =>
       else if (x === MASKED && y === MASKED) out[n] = MASKED;
       else out[n] = (x === MASKED ? 0 : x) - (y === MASKED ? 0 : y);
     }
-  }, { signed: true, vmax: 1, maxError: a.map.maxError + b.map.maxError, leak: () => 0 });
+  }, { signed: true, vmax: 1, maxError: a.map.maxError + b.map.maxError, leak: () => 0, pooledAs: "about A’s strongest less B’s strongest" });

@@ -13,9 +13,8 @@ export function fit(canvas: HTMLCanvasElement, width: number, height: number): C
   if (canvas.width !== w || canvas.height !== h) {
     canvas.width = w;
     canvas.height = h;
-    canvas.style.width = `${width}px`;
-    canvas.style.height = `${height}px`;
   }
+  Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
   const context = canvas.getContext("2d");
   if (context === null) throw new Error("This browser gives no canvas to draw on.");
   context.setTransform(ratio, 0, 0, ratio, 0, 0);

@@ -1,7 +1,7 @@
 /** What takes all rows of a map: its strongest edges, and what its keys receive on average. In turns, so that pointer and keyboard stay quick. */
 
 import type { WeightMap } from "./math.ts";
-import { isWeight, nextTurn, strongest } from "./math.ts";
+import { inTurns, isWeight, strongest } from "./math.ts";
 
 export interface EdgeAt {
   query: number;
@@ -28,19 +28,17 @@ export interface AllRows {
 }
 
 const BUDGET = 2e9; // about a second, in turns
-const TURN = 8; // milliseconds of work before others get a turn
 
 /** Calls `each` with every row, or with every so many-th where there are too many; tells how many-th. */
 async function overRows(map: WeightMap, { signal, budget = BUDGET, queries = map.nq }: AllRows, each: (row: Float32Array, i: number) => void): Promise<number> {
   const every = Math.max(1, Math.ceil((queries * map.nk * map.depth) / budget));
   const row = new Float32Array(map.nk);
-  let turn = performance.now();
+  const turn = inTurns();
   for (let i = 0; i < Math.min(queries, map.nq); i += every) {
     signal?.throwIfAborted();
     each(map.tile(i, i + 1, 0, map.nk, row), i);
-    if (performance.now() - turn < TURN) continue;
-    await nextTurn();
-    turn = performance.now();
+    const others = turn();
+    if (others !== null) await others;
   }
   signal?.throwIfAborted();
   return every;

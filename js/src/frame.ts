@@ -7,10 +7,11 @@ import { focusOf } from "./focus.ts";
 import type { Focusing } from "./focus.ts";
 import { shapeOf, widthBeside } from "./grid.ts";
 import { summary } from "./math.ts";
+import { asPooled } from "./said.ts";
 import { saved } from "./saved.ts";
 import { scrubber } from "./scrubber.ts";
 import type { Axes, Fields, Shown, State, Traits, View, ViewContext } from "./state.ts";
-import { axesOf, selected, shown } from "./state.ts";
+import { axesOf, momentOf, selected, shown } from "./state.ts";
 import { dress, paletteOf, themeOf, watchTheme } from "./theme.ts";
 import type { Tiles } from "./tiles.ts";
 import { atEnd, listen } from "./until.ts";
@@ -164,7 +165,7 @@ class Frame {
     const side = this.#control("Side", "side", () => sidesOf(this.#tiles.meta), (name) => ({ side: name }));
     const menu = element("span", { class: "attn-more" });
     const used = {
-      group: named("of", this.#control("Tokens as", "group", () => GROUPS, (group) => ({ group, expanded: [], hover: null })).el),
+      group: named("of", this.#control("Tokens as", "group", () => GROUPS, (group) => ({ group, hover: null })).el),
       threshold: named("edges that carry", this.#control("Edges that carry", "threshold", () => thresholds(this.#state.get("threshold")), (threshold) => ({ threshold })).el),
       scale: named("scale", this.#control("Scale", "scale", () => SCALES, (scale) => ({ scale })).el),
     };
@@ -218,7 +219,8 @@ class Frame {
     const [layer, head] = [this.#state.get("layer"), this.#state.get("head")];
     const there = layer === null || (layer < layers.length && layers[layer].heads > 0);
     const most = layer !== null && there ? layers[layer].heads : shapeOf(this.#part(name)).heads;
-    return { part: name, layer: there ? layer : null, head: head !== null && head < most ? head : null, heads: [], pinned: [], query: null, hover: null, expanded: [] };
+    const step = momentOf(this.#state, axesOf(this.#tiles.meta, name).queries)?.step ?? null;
+    return { part: name, layer: there ? layer : null, head: head !== null && head < most ? head : null, heads: [], pinned: [], query: null, step, hover: null };
   }
 
   // ── detail ──
@@ -265,7 +267,7 @@ class Frame {
   #summarise(at: Shown): void {
     whenIdle(() => {
       if (this.#signal.aborted || shown(this.#state) !== at) return;
-      this.#subtitle.textContent = summaryText(at, this.#sameTokens(at.selection.part));
+      this.#subtitle.textContent = summaryText(at, this.#sameTokens(at.selection.part), at.groups.keys === null ? "token" : this.#state.get("group"));
     });
   }
 
@@ -364,14 +366,15 @@ function thresholds(threshold: number): Choice<number>[] {
   return [...usual, own].sort((a, b) => a.value - b.value);
 }
 
-function summaryText({ map }: Shown, sameTokens: boolean): string {
-  if (map.signed) return "+ is what A gives more, − what B gives more";
+function summaryText({ map }: Shown, sameTokens: boolean, noun: Traits["group"]): string {
+  const pooled = map.pooled ? [`too large to be here whole: each cell is ${asPooled(map)} of ${map.step.join(" × ")} weights`] : [];
+  if (map.signed) return [...pooled, "+ is what A gives more, − what B gives more"].join(" · ");
+  if (map.pooled) return pooled[0];
   const numbers = summary(map);
-  if (map.pooled) return `too large to be here whole: each cell is the strongest of ${map.step[0]} × ${map.step[1]} weights`;
   if (numbers === null) return "";
   const about = numbers.sampled ? "≈ " : "";
-  const distance = sameTokens ? [`mean distance ${about}${numbers.distance.toFixed(1)} tokens`] : [];
-  return [...distance, `${about}${numbers.effective.toFixed(1)} effective tokens`, `first token ${about}${numbers.first.toFixed(2)}`].join(" · ");
+  const distance = sameTokens ? [`mean distance ${about}${numbers.distance.toFixed(1)} ${noun}s`] : [];
+  return [...distance, `${about}${numbers.effective.toFixed(1)} effective ${noun}s`, `first ${noun} ${about}${numbers.first.toFixed(2)}`].join(" · ");
 }
 
 function whenIdle(act: () => void): void {

@@ -61,6 +61,7 @@ export function gestures(el: HTMLElement, moves: Moves, signal: AbortSignal): { 
     pointermove: (event) => {
       const from = down.get(event.pointerId);
       if (from === undefined) return;
+      if (event.buttons === 0) return end(event); // it was let go elsewhere
       const to = { x: event.clientX, y: event.clientY };
       if (!dragging && down.size === 1) {
         if (!moves.movable() || Math.hypot(to.x - from.x, to.y - from.y) < SLOP) return;
@@ -75,6 +76,7 @@ export function gestures(el: HTMLElement, moves: Moves, signal: AbortSignal): { 
     },
     pointerup: end,
     pointercancel: end,
+    lostpointercapture: end,
     dblclick: (event) => {
       moves.zoom(event.shiftKey ? 0.5 : 2, ...inside(event.clientX, event.clientY));
     },

@@ -33,13 +33,14 @@ export interface Order {
   sorted: boolean;
 }
 
-const count = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
+/** 0, 1 … below `n`. */
+export const upTo = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 
 const orderOf = (part: PartInfo, sorted: boolean, layers: number[], of: (layer: number, heads: number[]) => number[]): Order => ({
-  part, sorted, layers, cols: Math.max(0, ...part.layers.map(({ heads }) => heads)), heads: part.layers.map(({ heads }, layer) => of(layer, count(heads))),
+  part, sorted, layers, cols: Math.max(0, ...part.layers.map(({ heads }) => heads)), heads: part.layers.map(({ heads }, layer) => of(layer, upTo(heads))),
 });
 
-export const asInModel = (part: PartInfo): Order => orderOf(part, false, count(part.layers.length), (_, heads) => heads);
+export const asInModel = (part: PartInfo): Order => orderOf(part, false, upTo(part.layers.length), (_, heads) => heads);
 
 /** Numbers by layer and head; `null` where there is none. */
 type Values = Measure["values"];
@@ -63,7 +64,7 @@ export function ordered(part: PartInfo, values: Values, layersToo: boolean): Ord
     const [p, q] = [of(a) ?? -Infinity, of(b) ?? -Infinity];
     return p === q ? a - b : q - p;
   };
-  const rows = count(part.layers.length);
+  const rows = upTo(part.layers.length);
   if (layersToo) rows.sort(falling((layer) => layerMean(values, layer)));
   return orderOf(part, true, rows, (layer, heads) => heads.sort(falling((head) => valueOf(values, { layer, head }))));
 }
@@ -83,7 +84,7 @@ export function reaching({ layers }: PartInfo, values: Values, least: number): r
 /** The cell at a place; `null` where the layer has no such head. Along the lower margin heads stand as in the model. */
 export function cellOf({ layers, heads, cols }: Order, { row, col }: Place): Cell | null {
   const layer = layers.at(row) ?? null;
-  const all = layer === null ? count(cols) : heads[layer];
+  const all = layer === null ? upTo(cols) : heads[layer];
   if (col >= cols) return layer !== null && all.length === 0 ? null : { layer, head: null };
   return col < all.length ? { layer, head: all[col] } : null;
 }
@@ -110,7 +111,7 @@ export function cellsIn(order: Order, { r0, r1, c0, c1 }: Places): Cell[] {
 
 /** The heads in the rectangle between two places, margins left out. */
 export function within(order: Order, a: Place, b: Place): HeadAt[] {
-  const [r0, c0] = [Math.min(a.row, b.row), Math.min(a.col, b.col)];
+  const [r0, c0] = [Math.max(0, Math.min(a.row, b.row)), Math.max(0, Math.min(a.col, b.col))];
   const [r1, c1] = [Math.min(Math.max(a.row, b.row) + 1, order.layers.length), Math.min(Math.max(a.col, b.col) + 1, order.cols)];
   return cellsIn(order, { r0, r1, c0, c1 }).map(({ layer, head }): HeadAt => [layer ?? 0, head ?? 0]);
 }
@@ -125,7 +126,7 @@ export function neighbour(order: Order, from: Cell, key: string): Cell | null {
   const [down, across] = STEPS[key];
   const { cols } = order;
   const at = placeOf(order, from);
-  const rows = count(order.layers.length + 1).filter((row) => cellOf(order, { row, col: cols }) !== null);
+  const rows = upTo(order.layers.length + 1).filter((row) => cellOf(order, { row, col: cols }) !== null);
   const row = rows[Math.min(rows.length - 1, Math.max(0, rows.indexOf(at.row) + down))];
   let col = Math.min(cols, Math.max(0, at.col + across));
   while (col > 0 && col < cols && cellOf(order, { row, col }) === null) col += across < 0 ? -1 : 1;
@@ -138,7 +139,7 @@ export function neighbour(order: Order, from: Cell, key: string): Cell | null {
 export function sharing({ heads, kv_heads: shared }: LayerInfo): (readonly [from: number, to: number])[] {
   if (shared <= 0 || shared >= heads || heads % shared !== 0) return [];
   const size = heads / shared;
-  return count(shared).map((group) => [group * size, (group + 1) * size]);
+  return upTo(shared).map((group) => [group * size, (group + 1) * size]);
 }
 
 const withHeads = ({ layers }: PartInfo): LayerInfo[] => layers.filter(({ heads }) => heads > 0);
@@ -338,7 +339,7 @@ const LEGIBLE = 11; // a cell of fewer pixels shows little of a pattern
 /** 0, step, 2 step … below `n`, with at least `room` pixels for each; the steps are round. */
 export function every(n: number, pitch: number, room: number): number[] {
   const step = [1, 2, 4, 8, 16, 32].find((candidate) => candidate * pitch >= room) ?? 64;
-  return count(Math.ceil(n / step)).map((at) => at * step);
+  return upTo(Math.ceil(n / step)).map((at) => at * step);
 }
 
 /** 1st, 2nd, 3rd, 4th … */

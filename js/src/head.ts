@@ -2,7 +2,7 @@
  * One query of one head, step by step, from the vectors of a "steps" block (`attnwidget/steps.py` writes it):
  *
  *     dot = q·k    scaled = dot · scale    capped = c·tanh(scaled / c)    score = (capped + bias) / temperature
- *     p = exp(score) / (Σ exp(score) + exp(sink))        z = Σ p·v        contribution = W_O z
+ *     p = exp(score) / (Σ exp(score) + exp(sink / temperature))        z = Σ p·v        contribution = W_O z
  *
  * Any step can be switched to something else than the model's own. Only one row is computed, so a switch costs
  * n·(d + d_v) + D·d_v multiply-adds: a few milliseconds at 4096 keys. Pure: no drawing, no messages.
@@ -41,12 +41,14 @@ export interface Row {
   score: Float64Array;
   /** ALLOWED, HIDDEN or ABSENT. */
   sees: Uint8Array;
+  /** The score that takes weight and is no key, divided by the temperature too; −∞ where there is none. */
+  sink: number;
   /** How many keys are ALLOWED. */
   allowed: number;
   /** 0 where not allowed. */
   weight: Float64Array;
   leak: number;
-  /** Of the weights of the keys, made to add up to 1; in nats. */
+  /** Of the weights of the keys, made to add up to 1; in nats. NaN where one of them is. */
   entropy: number;
   /** exp(entropy): over how many keys the weight is spread, as if evenly. */
   effective: number;
@@ -160,12 +162,11 @@ export class Head {
   row(i: number, { scale, mask, positions, temperature, uniform }: Switches, nk = this.nk): Row {
     const column = (): Float64Array => new Float64Array(nk);
     const row: Row = {
-      dot: column(), scaled: column(), capped: column(), bias: column(), score: column(), sees: new Uint8Array(nk), allowed: 0, weight: column(),
+      dot: column(), scaled: column(), capped: column(), bias: column(), score: column(), sees: new Uint8Array(nk), sink: ((uniform ? null : this.sink(i)) ?? -Infinity) / temperature, allowed: 0, weight: column(),
       leak: 0, entropy: 0, effective: 0, spread: { dot: 0, scaled: 0, score: 0 },
     };
-    const { dot, scaled, capped, bias, score, sees, weight } = row;
+    const { dot, scaled, capped, bias, score, sees, sink, weight } = row;
     const q = this.query(i, positions);
-    const sink = (uniform ? null : this.sink(i)) ?? -Infinity;
     let top = sink;
     for (let j = 0; j < nk; j++) {
       dot[j] = this.d === null ? Math.log(this.#stored[i * this.nk + j]) : dotOf(q, this.key(j, positions));
@@ -190,7 +191,7 @@ export class Head {
       if (all !== 0) weight[j] /= all;
     }
     row.leak = sink === -Infinity ? 0 : 1 - keys / all;
-    row.entropy = Math.max(0, row.entropy);
+    row.entropy = Number.isNaN(keys) ? NaN : Math.max(0, row.entropy);
     row.effective = Math.exp(row.entropy);
     row.spread = { dot: spread(dot, sees), scaled: spread(scaled, sees), score: spread(score, sees) };
     return row;
@@ -233,8 +234,8 @@ export const norm = (a: Numbers): number => Math.sqrt(dotOf(a, a));
 /** Dimension by dimension. */
 export const products = (a: Numbers, b: Numbers): Float64Array => Float64Array.from(a, (value, x) => value * b[x]);
 
-/** The largest size. */
-export const reach = (values: Numbers): number => (values as Float64Array).reduce((most, x) => Math.max(most, Math.abs(x)), 0);
+/** The largest size, of what is finite. */
+export const reach = (values: Numbers): number => (values as Float64Array).reduce((most, x) => (Number.isFinite(x) ? Math.max(most, Math.abs(x)) : most), 0);
 
 /** How much of `whole` lies in `part`, along `whole`: the shares of all parts add up to 1. */
 export const shareAlong = (part: Numbers, whole: Numbers): number => dotOf(part, whole) / dotOf(whole, whole);

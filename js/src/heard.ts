@@ -1,6 +1,6 @@
 /** Pointer and keyboard over what is numbered: it is pointed at, pressed, and walked with the arrows. */
 
-import { listen } from "./until.ts";
+import { chorded, listen } from "./until.ts";
 
 export interface Heard {
   point: (at: number | null) => void;
@@ -29,7 +29,7 @@ export function hear(el: HTMLElement, heard: Heard, { at, to, go }: Walk, signal
     },
     keydown: (event) => {
       const place = at(event);
-      if (place === null) return;
+      if (place === null || chorded(event)) return;
       const next = to(event.key, place);
       if (event.key === "Escape") heard.escape();
       else if (event.key === "Enter" || event.key === " ") heard.press(place);

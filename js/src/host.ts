@@ -1,7 +1,7 @@
 /** One widget in one element, whatever the host: open the bundle, mount the frame, and start again when another one is to be shown. */
 
 import { mount } from "./frame.ts";
-import type { Model } from "./state.ts";
+import type { Model, Notice } from "./state.ts";
 import { connect, follow } from "./state.ts";
 import type { Tiles, Transport } from "./tiles.ts";
 import { openTiles } from "./tiles.ts";
@@ -10,9 +10,26 @@ import { bytesOf, wordsOf } from "./wire.ts";
 
 const WAIT = 400; // milliseconds before a wait is mentioned, or a picture is shown that has not been drawn
 
+const PATIENCE = 6000; // milliseconds after which a kernel that was never heard may be none
+const SILENT: Notice = { missing: false, words: "No kernel has answered yet. If none is running, run the cell again." };
+
 /** Shows what `model` holds in `el` until `signal` aborts. What cannot be shown is said in words, in its place. */
 export function show(model: Model, el: HTMLElement, signal: AbortSignal): void {
-  const { state, transport, bundle, onBundle } = connect(model, signal);
+  const { state, transport: sender, bundle, onBundle } = connect(model, signal);
+  let heard = false; // saved notebooks take messages, and nobody hears them
+  const hear = (): void => {
+    heard = true;
+    if (state.get("notice") === SILENT) state.set({ notice: null });
+  };
+  const doubt = (): void => { if (!heard && !signal.aborted && state.get("notice")?.missing !== true) state.set({ notice: SILENT }); };
+  const transport = sender && {
+    ...sender,
+    send: (content: unknown): void => {
+      sender.send(content);
+      if (!heard) setTimeout(doubt, PATIENCE);
+    },
+  };
+  transport?.onMessage(hear, signal);
   let opening = new AbortController();
   let shown: { tiles: Tiles; controller: AbortController } | null = null;
 
@@ -34,7 +51,7 @@ export function show(model: Model, el: HTMLElement, signal: AbortSignal): void {
       const first = shown === null;
       shown?.controller.abort();
       opening = new AbortController();
-      state.set({ hover: null, notice: null, map: { status: "loading", since: performance.now(), previous: null } }, { commit: false });
+      state.set({ hover: null, expanded: [], notice: null, map: { status: "loading", since: performance.now(), previous: null } }, { commit: false });
       follow(state, tiles, controller.signal);
       if (first) el.replaceChildren();
       const root = mount({ el, state, tiles, signal: controller.signal });
@@ -72,7 +89,10 @@ export function show(model: Model, el: HTMLElement, signal: AbortSignal): void {
     opening = new AbortController();
     state.set({ notice: null });
   }, signal);
-  onBundle(() => void start(), signal);
+  onBundle(() => {
+    hear();
+    void start();
+  }, signal);
   void start();
 }
 

@@ -59,13 +59,12 @@ export class KeyTable {
     const keys = worthALine(own.row, now.row, this.#limit, traced === null ? [] : [traced]);
     const ends = endsOf(listed, keys);
     const paint = this.#painter(listed);
-    const sink = head.sink(query);
     const held = this.el.querySelector<HTMLElement>(":focus");
     this.el.style.setProperty("--columns", String(columns.length));
     this.el.replaceChildren(
       element("div", { class: "attn-key-row attn-key-heads", role: "row" }, element("span", { role: "columnheader" }, "key"), ...columns.map(header)),
       ...keys.map((key) => lineOf(key, listed, ends, paint)),
-      ...(sink === null ? [] : [sinkLine(sink, listed, ends)]),
+      ...(head.sink(query) === null ? [] : [sinkLine(listed, ends)]),
       this.#rest(listed, keys),
       element("div", { class: "attn-key-row attn-key-feet", role: "row" }, ...feet(listed)),
     );
@@ -193,11 +192,11 @@ function lineOf(key: number, { head, own, now, stages, token, chip }: Listed, en
 }
 
 /** The sink has a score, in the last of the columns that have them, and what leaves to it. */
-function sinkLine(sink: number, { own: { row: own }, now: { row }, stages: { columns } }: Listed, ends: (id: Id) => Ends): HTMLElement {
+function sinkLine({ own: { row: own }, now: { row }, stages: { columns } }: Listed, ends: (id: Id) => Ends): HTMLElement {
   const last = columns.filter(({ id }) => SCORES.includes(id)).at(-1)?.id;
   const cells = columns.map(({ id }) =>
-    id === "weight" ? cell(id, weightFigure(row.leak), [row.leak, own.leak], ends(id)) : id === last ? cell(id, figure(sink), [sink, sink], ends(id)) : cell(id, "", [null, null], ends(id)));
-  return line(element("span", { class: "attn-chip attn-special" }, "sink"), cells, { sink: "", score: sink, weight: row.leak, ownWeight: own.leak });
+    id === "weight" ? cell(id, weightFigure(row.leak), [row.leak, own.leak], ends(id)) : id === last ? cell(id, figure(row.sink), [row.sink, own.sink], ends(id)) : cell(id, "", [null, null], ends(id)));
+  return line(element("span", { class: "attn-chip attn-special" }, "sink"), cells, { sink: "", score: row.sink, weight: row.leak, ownWeight: own.leak });
 }
 
 /** Under the columns: how far the scores spread, and over how many keys the weight does. */

@@ -88,7 +88,7 @@ export function lensOf(board: HTMLElement, corner: () => readonly [left: number,
       return movable();
     },
     layOut(shape, room, anew) {
-      if (anew) chosen = 0;
+      if (anew) chosen = pinched = 0;
       ({ sizes, home } = sizesFor(shape, room));
       at = chosen === 0 ? home : nearest(chosen);
       grid = gridFor(shape, room, sizes[at]);

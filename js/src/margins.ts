@@ -2,7 +2,7 @@
 
 import { mapOf } from "./combine.ts";
 import type { WeightMap } from "./math.ts";
-import { isWeight, MASKED, nextTurn } from "./math.ts";
+import { inTurns, isWeight, MASKED } from "./math.ts";
 
 export interface Margins {
   /** Mean weight of each key over the queries that may see it, [n_k]; NaN where none may. */
@@ -25,7 +25,6 @@ export interface MarginOptions {
 
 export const QUICK = 3e7; // multiply-adds, about 30 ms
 export const THOROUGH = 1.5e9; // some 2 s, in turns: all of 4096² × 64
-const TURN = 8; // milliseconds of work before others get a turn
 
 /** Keys are judged by queries that have some choice: those that may see at least this many, and at least this many of them. */
 const CHOICE = 8;
@@ -40,7 +39,7 @@ export async function margins(map: WeightMap, { rows = map.nq, budget = QUICK, s
   const looks = Math.min(nq, Math.max(16, Math.floor(budget / work)));
   const together = looks < nq ? 1 : Math.max(1, Math.min(16, Math.floor(2e6 / work)));
   const cells = new Float32Array(together * nk);
-  let turn = performance.now();
+  const turn = inTurns();
   for (let n = 0; n < looks; n += together) {
     const from = Math.floor(((n + (looks < nq ? 0.5 : 0)) * nq) / looks);
     const to = Math.min(nq, from + together);
@@ -62,11 +61,9 @@ export async function margins(map: WeightMap, { rows = map.nq, budget = QUICK, s
       }
       if (!map.signed && i < rows) entropy[i] = entropyOf(row);
     }
-    if (performance.now() - turn > TURN) {
-      await nextTurn();
-      signal?.throwIfAborted();
-      turn = performance.now();
-    }
+    const others = turn();
+    if (others !== null) await others;
+    signal?.throwIfAborted();
   }
   signal?.throwIfAborted();
   const received = Float32Array.from(sum, (mass, j) => (count[j] === 0 ? NaN : mass / count[j]));

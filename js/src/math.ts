@@ -29,6 +29,8 @@ export interface WeightMap {
   /** Stored pooled: a cell stands for `step` query rows × key columns; exact rows and columns have to be asked for. */
   readonly pooled: boolean;
   readonly step: readonly [number, number];
+  /** What a pooled cell is, where that is not "the strongest" of its block. */
+  readonly pooledAs?: string;
   /** Stored from some of the query rows only: a maximum may be missing. */
   readonly sampled: boolean;
   /** No weight is larger than this. */
@@ -401,7 +403,7 @@ export async function overview(map: WeightMap, rows: number, cols: number, optio
   const starts = Uint32Array.from({ length: result.cols + 1 }, (_, b) => binStart(b, width, result.cols));
 
   const atOnce = height * width * map.depth <= AT_ONCE;
-  let turn = performance.now();
+  const turn = inTurns();
   for (let b = 0; b < result.rows; b++) {
     const from = r0 + binStart(b, height, result.rows);
     const to = r0 + binStart(b + 1, height, result.rows);
@@ -414,12 +416,11 @@ export async function overview(map: WeightMap, rows: number, cols: number, optio
       map.tile(i, i + count, c0, c1, scratch);
       for (let row = 0; row < count; row++) poolInto(scratch, row * width, starts, cells, b * result.cols, map.signed);
       n += count;
-      if (!atOnce && performance.now() - turn > TURN) {
-        result.done = b;
-        onBand?.(result);
-        await nextTurn();
-        turn = performance.now();
-      }
+      const others = atOnce ? null : turn();
+      if (others === null) continue;
+      result.done = b;
+      onBand?.(result);
+      await others;
     }
   }
   signal?.throwIfAborted();
@@ -446,7 +447,13 @@ function poolInto(row: Float32Array, from: number, starts: Uint32Array, out: Flo
   }
 }
 
-export function nextTurn(): Promise<void> {
+/** For work in turns: called often, it gives a promise to wait for when it is the turn of others. */
+export function inTurns(): () => Promise<void> | null {
+  let began = performance.now();
+  return () => (performance.now() - began < TURN ? null : nextTurn().then(() => { began = performance.now(); }));
+}
+
+function nextTurn(): Promise<void> {
   // Not setTimeout, which browsers stretch to 4 ms.
   return new Promise((resolve) => {
     const { port1, port2 } = new MessageChannel();

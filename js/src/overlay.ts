@@ -4,12 +4,13 @@ import { element } from "./a11y.ts";
 import { cross, fit, hatch } from "./draw.ts";
 import type { Heard } from "./heard.ts";
 import { hear } from "./heard.ts";
+import type { Side } from "./layout.ts";
 import { isWeight, MASKED, PADDED, strongest } from "./math.ts";
 import type { Patches } from "./patches.ts";
 import { patchBeside } from "./patches.ts";
 import type { Palette, Rgb } from "./theme.ts";
 import { css } from "./theme.ts";
-import type { Line, Side } from "./tinted.ts";
+import type { Line } from "./tinted.ts";
 import type { Block } from "./wire.ts";
 import { findArray } from "./wire.ts";
 

@@ -59,7 +59,7 @@ export async function descend(from: number, layers: Layers, { share, least, most
     tokens.forEach((query, n) => {
       const node = level.get(query);
       if (node === undefined) return;
-      for (const [key, weight] of rows === null ? [[query, 1] as const] : edgesOf(rows[n], share, least, 1)) {
+      for (const [key, weight] of rows === null ? [[query, 1] as const] : keysOf(rows[n], share, least, 1)) {
         const step: Step = { layer, query, key, weight };
         followed.push(step);
         above.set(step, node.path);
@@ -81,7 +81,7 @@ export async function descend(from: number, layers: Layers, { share, least, most
 }
 
 /** The fewest keys that carry a share of a row, without those that are too weak; the first `kept` of them stay in any case. */
-export function edgesOf(row: Float32Array, share: number, least: number, kept = 0): (readonly [key: number, weight: number])[] {
+export function keysOf(row: Float32Array, share: number, least: number, kept = 0): (readonly [key: number, weight: number])[] {
   return Array.from(strongest(row, share).indices, (key) => [key, row[key]] as const).filter(([, weight], n) => weight >= least || n < kept);
 }
 

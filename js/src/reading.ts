@@ -1,12 +1,14 @@
 /** Tokens as a text to read: in reading order, with the line breaks it has, tinted by weights. */
 
 import { element, stepped, thousands } from "./a11y.ts";
+import { paddingOf } from "./carried.ts";
 import type { Heard } from "./heard.ts";
 import { hear, tokenAt } from "./heard.ts";
 import { chip, groupsOf, legend } from "./label.ts";
 import type { WeightMap } from "./math.ts";
 import { isWeight, PADDED } from "./math.ts";
 import { patchesOf } from "./patches.ts";
+import { atEnd } from "./until.ts";
 import type { Palette, Rgb, Scale } from "./theme.ts";
 import { css, level, ramp, signedLevel, strongestTint } from "./theme.ts";
 import type { Axis } from "./wire.ts";
@@ -44,11 +46,9 @@ function imagesOf(axis: Axis): { name: string; from: number; to: number }[] {
 }
 
 /** Special tokens that are padding on a side of a map. */
-export function paddingOf(map: WeightMap, { special }: Axis, side: "query" | "key"): Set<number> {
-  const padded = (i: number, j: number): boolean => map.tile(i, i + 1, j, j + 1)[0] === PADDED;
-  let asking = 0;
-  while (asking < map.nq && map.allowed(asking) === 0) asking++;
-  return new Set(special.filter((at) => (side === "query" ? map.allowed(at) === 0 && padded(at, 0) : asking < map.nq && padded(asking, at))));
+export function paddedSpecials(map: WeightMap, { special }: Axis, side: "query" | "key"): Set<number> {
+  const keys = paddingOf(map);
+  return new Set(special.filter((at) => (side === "key" ? keys.has(at) : map.allowed(at) === 0 && map.tile(at, at + 1, 0, 1)[0] === PADDED)));
 }
 
 // ── tints ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,9 +119,15 @@ interface Word {
   /** The tokens it stands for. */
   from: number;
   to: number;
-  was: string;
+  /** What it shows now. */
+  was: { told: string; ground: string; marks: readonly boolean[] };
 }
 
+const unseen = (): Word["was"] => ({ told: "", ground: "", marks: PLAIN });
+const PLAIN = [false, false, false, false, false];
+
+const AT_ONCE = 1000; // words that are painted in one frame
+const LINE = 40; // pixels, more than a line has
 const ROOM = 30; // pixels that a number takes up
 const ABOVE = 14; // pixels from the top of a number to that of its token
 
@@ -136,20 +142,22 @@ export class Prose {
   readonly #tokens = new Map<number, HTMLElement>();
   readonly #places: number[];
   #roving = -1;
+  #told: Told | null = null;
+  #later: ReturnType<typeof setTimeout> | undefined; // what is out of sight is painted when there is time for it
 
   constructor(name: string, axis: Axis, sides: readonly ("query" | "key")[], hidden: ReadonlySet<number>, heard: Heard, signal: AbortSignal) {
     const nodes = reading(axis, hidden).map((bit) => {
       if (bit.kind === "between") return bit.text;
       if (bit.kind === "image") {
         const el = element("span", { class: "attn-chip attn-special attn-picture", title: `${thousands(bit.to - bit.from)} patches`, "data-image": bit.from }, bit.name);
-        this.#words.push({ el, from: bit.from, to: bit.to, was: "" });
+        this.#words.push({ el, from: bit.from, to: bit.to, was: unseen() });
         return el;
       }
       const { at } = bit;
       const el = chip(axis, at);
       if (!el.classList.contains("attn-special")) el.removeAttribute("dir"); // letters of one word join, and lines find their direction
       for (const side of sides) el.dataset[side] = String(at);
-      this.#words.push({ el, from: at, to: at + 1, was: "" });
+      this.#words.push({ el, from: at, to: at + 1, was: unseen() });
       this.#tokens.set(at, el);
       return el;
     });
@@ -162,11 +170,41 @@ export class Prose {
       el?.focus({ preventScroll: true });
       el?.scrollIntoView({ block: "nearest" });
     };
+    if (this.#words.length > AT_ONCE) this.el.addEventListener("scroll", () => { this.#paintSeen(); }, { passive: true, signal });
+    atEnd(signal, () => { clearTimeout(this.#later); });
     hear(this.#text, heard, { at: tokenAt, to: (key, at) => this.#to(key, at), go }, signal);
   }
 
-  show({ cells, tint, numbers, focused, pinned, there }: Told): void {
-    for (const word of this.#words) {
+  show(told: Told): void {
+    clearTimeout(this.#later);
+    this.#told = told;
+    if (this.#words.length > AT_ONCE) {
+      this.#paintSeen();
+      this.#later = setTimeout(() => { this.#paint(this.#words); }, 100);
+    } else this.#paint(this.#words);
+    this.#number([...told.numbers].filter(([at]) => this.#tokens.has(at)));
+    this.#tokens.get(this.#roving)?.setAttribute("aria-pressed", String(told.pinned.includes(this.#roving)));
+  }
+
+  /** Words follow each other downwards: what is in sight is one run of them. */
+  #paintSeen(): void {
+    const { top, bottom } = this.el.getBoundingClientRect();
+    const above = (y: number): number => {
+      let [low, high] = [0, this.#words.length];
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (this.#words[middle].el.getBoundingClientRect().bottom < y) low = middle + 1;
+        else high = middle;
+      }
+      return low;
+    };
+    this.#paint(this.#words.slice(above(Math.max(0, top)), above(Math.min(innerHeight, bottom) + LINE)));
+  }
+
+  #paint(words: readonly Word[]): void {
+    if (this.#told === null) return;
+    const { cells, tint, numbers, focused, pinned, there } = this.#told;
+    for (const word of words) {
       const { el, from, to } = word;
       const alone = this.#tokens.has(from);
       let weight = NaN; // of an image that of all its patches
@@ -174,17 +212,16 @@ export class Prose {
       const told = Number.isNaN(weight) ? "" : String(weight);
       const ground = told === "" ? "" : tint(Math.min(1, weight), from);
       const strong = alone && numbers.has(from);
-      const classes = [alone && pinned.includes(from), alone && focused.includes(from), strong, strong && weight < 0, alone && from >= there];
-      const now = [told, ground, ...classes].join();
-      if (now === word.was) continue;
-      word.was = now;
-      el.style.backgroundColor = ground;
+      const marks = alone ? [pinned.includes(from), focused.includes(from), strong, strong && weight < 0, from >= there] : PLAIN;
+      const { was } = word;
+      // Of thousands of words every one has another weight now, and hardly any another ground or mark.
       if (told === "") delete el.dataset["weight"];
-      else el.dataset["weight"] = told;
-      CLASSES.forEach((name, n) => el.classList.toggle(name, classes[n]));
+      else if (told !== was.told) el.dataset["weight"] = told;
+      was.told = told;
+      if (ground !== was.ground) el.style.backgroundColor = was.ground = ground;
+      if (marks.some((on, n) => on !== was.marks[n])) MARKS.forEach((name, n) => el.classList.toggle(name, marks[n]));
+      was.marks = marks;
     }
-    this.#number([...numbers].filter(([at]) => this.#tokens.has(at)));
-    this.#tokens.get(this.#roving)?.setAttribute("aria-pressed", String(pinned.includes(this.#roving)));
   }
 
   /** Writes numbers above their tokens, the strongest first; one that would lie on a stronger one is left to the caption. */
@@ -240,7 +277,7 @@ export class Prose {
   }
 }
 
-const CLASSES = ["attn-on", "attn-focus", "attn-strong", "attn-less", "attn-later"];
+const MARKS = ["attn-on", "attn-focus", "attn-strong", "attn-less", "attn-later"];
 
 /** The padding that a text leaves out, in words. */
 export const omitted = (hidden: ReadonlySet<number>): string => (hidden.size === 0 ? "" : `${thousands(hidden.size)} padding ${hidden.size === 1 ? "token" : "tokens"} not shown`);

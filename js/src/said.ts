@@ -1,7 +1,7 @@
 /** What is said of a map: of the cell one points at, and of how it is drawn. */
 
 import type { Names, Piece, Spoken } from "./a11y.ts";
-import { cellSentence, counted, element, spelled, thousands, weightText } from "./a11y.ts";
+import { cellSentence, counted, deltaText, element, spelled, thousands, weightText } from "./a11y.ts";
 import type { signsIn } from "./ink.ts";
 import { inSight, strongestIn } from "./ink.ts";
 import type { Region, WeightMap } from "./math.ts";
@@ -30,6 +30,9 @@ interface Known {
 const span = (from: number, to: number): string => (to - from === 1 ? thousands(from) : `${thousands(from)} to ${thousands(to - 1)}`);
 const lift = (times: number): string => (times >= 10 ? times.toFixed(0) : times >= 0.1 ? times.toFixed(1) : weightText(times));
 
+/** What a pooled cell is, of those it stands for. */
+export const asPooled = ({ pooledAs }: WeightMap): string => pooledAs ?? "the strongest";
+
 /** What a card says of a cell, and of the block it stands for; `cell` is `null` where the weight is not known. */
 export function cardOf(map: WeightMap, { query, key, block }: Here, cell: number | null, { names, lifted, compared, exact }: Known): HTMLElement[] {
   const { r0, r1, c0, c1 } = block;
@@ -46,7 +49,7 @@ export function cardOf(map: WeightMap, { query, key, block }: Here, cell: number
   const one = strongestIn(map, block);
   const [most] = map.tile(one.query, one.query + 1, one.key, one.key + 1);
   const where = `queries ${span(r0, r1)}, keys ${span(c0, c1)}`;
-  return [...said, isWeight(most) ? element("div", {}, element("b", { "data-strongest": most }, weightText(most)), ` is the strongest of ${r1 - r0} × ${c1 - c0}: ${where}`) : element("div", {}, `No weights in ${where}`)];
+  return [...said, isWeight(most) ? element("div", {}, element("b", { "data-strongest": most }, (map.signed ? deltaText : weightText)(most)), ` is ${asPooled(map)} of ${r1 - r0} × ${c1 - c0}: ${where}`) : element("div", {}, `No weights in ${where}`)];
 }
 
 /** What is in sight, and how it is drawn, as far as that cannot be seen. */
@@ -55,10 +58,11 @@ export function noteOf(map: WeightMap, at: Layout, pictures: Pictures): string {
   const region = inSight(at);
   const { tall, wide, sampled } = pictures.grain(rows, cols);
   const stretch = rows.pitch / cols.pitch;
+  const pooled = map.pooled && pictures.exactly(region) === null;
   return [
     (!isWhole(rows) || !isWhole(cols)) && `Queries ${span(region.r0, region.r1)} of ${thousands(map.nq)}, keys ${span(region.c0, region.c1)} of ${thousands(map.nk)}.`,
-    tall * wide > 1 && `A dot is the strongest of ${sampled ? "a sample of " : ""}${tall} × ${wide} weights.`,
-    pictures.trouble || (map.pooled && pictures.exactly(region) === null && "This map is stored pooled; looked at closely, its rows are fetched one by one."),
+    tall * wide > 1 && `A dot is ${pooled ? asPooled(map) : "the strongest"} of ${sampled ? "a sample of " : ""}${tall} × ${wide} weights.`,
+    pictures.trouble || (pooled && "This map is stored pooled; looked at closely, its rows are fetched one by one."),
     (stretch > 1.5 || stretch < 0.67) && `Cells are drawn ${stretch > 1 ? "taller than wide" : "wider than tall"}.`,
   ].filter(Boolean).join(" ");
 }

@@ -2,8 +2,9 @@
 
 import { element } from "./a11y.ts";
 import type { State, ViewContext } from "./state.ts";
-import { readTraits, told, traitsOf } from "./state.ts";
+import { readTraits, told, TRAITS, traitsOf } from "./state.ts";
 import { listen } from "./until.ts";
+import type { BundleMeta } from "./wire.ts";
 
 /** A button with a small panel: the named views, a name for this one, and its code to copy. Returns the panel. */
 export function saved({ el, state, tiles, signal }: ViewContext): HTMLElement {
@@ -26,7 +27,7 @@ export function saved({ el, state, tiles, signal }: ViewContext): HTMLElement {
   };
   const show = (): void => {
     if (panel.hidden !== false) return;
-    code.value = codeOf(state, tiles.meta.parts.length > 1);
+    code.value = codeOf(state, tiles.meta);
     const names = Object.keys(state.get("views"));
     list.hidden = names.length === 0;
     list.replaceChildren(...names.map((one) => element("li", {},
@@ -48,7 +49,7 @@ export function saved({ el, state, tiles, signal }: ViewContext): HTMLElement {
   listen(list, {
     click: ({ target }) => {
       const { view, forget } = target instanceof HTMLElement ? target.dataset : {};
-      if (view !== undefined) state.set({ ...readTraits(state.get("views")[view]), hover: null });
+      if (view !== undefined) state.set({ ...readTraits(state.get("views")[view]), hover: null, expanded: [] });
       if (forget !== undefined) change(Object.fromEntries(Object.entries(state.get("views")).filter(([one]) => one !== forget)));
     },
   }, signal);
@@ -76,16 +77,20 @@ export function saved({ el, state, tiles, signal }: ViewContext): HTMLElement {
       written.then(() => "copied", () => "selected: copy it with the keyboard").then((words) => { done.textContent = words; }, () => undefined);
     },
   }, signal);
-  state.on(["views", ...CHANGED], show, signal);
+  state.on(TRAITS, show, signal);
   return panel;
 }
 
-const CHANGED = ["part", "layer", "head", "heads", "reduce", "view", "query", "pinned", "group", "side", "scale", "threshold"] as const;
-
-/** `AttentionWidget(attention, layer=5, head=3, view="heatmap")`: what differs from a widget of which nothing is said. */
-export function codeOf(state: State, parts: boolean): string {
-  const traits = told(state).filter(([name]) => name !== "theme" && (name !== "part" || parts));
-  return `AttentionWidget(${["attention", ...traits.map(([name, value]) => `${name}=${python(value)}`)].join(", ")})`;
+/**
+ * `AttentionWidget(attention, layer=5, head=3, view="heatmap")`: what differs from a widget of which nothing is said. Which
+ * sample and part these are depends on the attention, so they are said wherever there are several.
+ */
+export function codeOf(state: State, { parts, samples }: Pick<BundleMeta, "parts" | "samples">): string {
+  const given = parts.some(({ measures }) => measures.some(({ name, title }) => name === title)) ? ["measures=measures"] : []; // somebody's own
+  const several = [["part", parts.length > 1], ["sample", samples.count > 1]] as const;
+  const named = several.flatMap(([name, is]) => (is ? [[name, state.get(name)] as const] : []));
+  const traits = [...named, ...told(state).filter(([name]) => !["theme", "part", "sample"].includes(name))];
+  return `AttentionWidget(${["attention", ...given, ...traits.map(([name, value]) => `${name}=${python(value)}`)].join(", ")})`;
 }
 
 /** A value as Python writes it. */

@@ -1,9 +1,9 @@
 /** Generation as time: from the first generated token to all of them, by hand or played. */
 
-import { counted, cut, element, spelled } from "./a11y.ts";
+import { counted, cut, element, slid, spelled } from "./a11y.ts";
 import type { ViewContext } from "./state.ts";
 import { axesOf } from "./state.ts";
-import { atEnd, listen } from "./until.ts";
+import { atEnd, chorded, listen } from "./until.ts";
 
 const PACE = 340; // milliseconds for a token that is played
 const REST = 150; // milliseconds after which Python hears of a step
@@ -52,15 +52,15 @@ export function scrubber({ el, state, tiles, signal }: ViewContext): { readonly 
 
   listen(range, {
     input: () => { play(false); go(Number(range.value)); },
-    // A range would do most of this by itself, but notebooks take the arrow keys of what does not say that it used them.
     keydown: (event) => {
-      const at = Number(range.value);
-      const places: Record<string, number> = { ArrowRight: at + 1, ArrowUp: at + 1, ArrowLeft: at - 1, ArrowDown: at - 1, Home: 0, End: Infinity };
+      if (chorded(event)) return;
+      const to = slid(event, Number(range.value), Number(range.max) + 1);
       if (event.key === " ") play(clock === undefined);
-      else if (event.key in places) {
+      else if (to === null) return;
+      else {
         play(false);
-        go(Math.max(0, places[event.key]));
-      } else return;
+        go(to);
+      }
       event.preventDefault();
     },
   }, signal);

@@ -75,7 +75,7 @@ export function sorting({ state, tiles, signal }: Pick<ViewContext, "state" | "t
     order = scored === null ? asInModel(part) : ordered(part, scored.measure.values, both.checked);
     const options = known.map((one) => element("option", { value: one.name, title: one.title }, titleOf(one)));
     if (sort !== "" && measure === undefined) options.push(element("option", { value: sort }, sort));
-    if (found.get(part.name) === null) options.push(element("option", { disabled: "" }, "being computed …"));
+    if (found.get(part.name) === null) options.push(element("option", { disabled: "" }, "waiting …"));
     by.hidden = options.length === 0 && !askable();
     select.replaceChildren(element("option", { value: "" }, "head number"), ...options);
     select.value = sort;

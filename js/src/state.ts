@@ -274,7 +274,7 @@ export function follow(state: State, tiles: Loaded, signal: AbortSignal): void {
   const update = async (): Promise<void> => {
     queued = false;
     const selection = selected(state);
-    const key = JSON.stringify([mapKey(selection), groupingOf(state), state.get("expanded"), state.get("side")]);
+    const key = JSON.stringify([mapKey(selection), groupingOf(state, axesOf(tiles.meta, selection.part).queries), state.get("expanded"), state.get("side")]);
     if (signal.aborted || key === loaded) return;
     loaded = key;
     load.abort();
@@ -303,6 +303,7 @@ export function follow(state: State, tiles: Loaded, signal: AbortSignal): void {
 
   atEnd(signal, () => load.abort());
   state.on(CHOSEN, soon, signal);
+  state.on(["part", "group"], () => { state.set({ expanded: [] }); }, signal); // other words, or others in them
   const [first] = tiles.meta.parts;
   if (state.get("part") === "") state.set({ part: first.name });
   soon();
@@ -314,13 +315,13 @@ interface Loaded extends Pick<Tiles, "meta" | "map" | "row" | "column"> {
 }
 
 /** Tokens come one by one while one of them is being produced. */
-const groupingOf = (state: State): Traits["group"] => (state.get("step") === null ? state.get("group") : "token");
+const groupingOf = (state: State, queries: Axis): Traits["group"] => (momentOf(state, queries) === null ? state.get("group") : "token");
 
 /** The map of a selection as it is to be shown: several heads joined, one side less the other, tokens in groups. */
 export async function read(state: State, tiles: Loaded, selection: Selection, signal: AbortSignal): Promise<Shown> {
   const { part, reduce, heads = [] } = selection;
-  const [by, side, other] = [groupingOf(state), state.get("side"), tiles.other ?? null];
   const axes = axesOf(tiles.meta, part);
+  const [by, side, other] = [groupingOf(state, axes.queries), state.get("side"), tiles.other ?? null];
   const aligned = tiles.meta.parts.find(({ name }) => name === part)?.aligned ?? null;
   const groups = { queries: by === "token" ? null : gathered(axes.queries, by, state.get("expanded")), keys: null as Groups | null };
   groups.keys = axes.keys === axes.queries ? groups.queries : by === "token" ? null : gathered(axes.keys, by, []);
@@ -340,7 +341,12 @@ export async function read(state: State, tiles: Loaded, selection: Selection, si
   // Heads are joined first, then one side is taken from the other, then tokens are put together: as in Python.
   const ofSide = async (which: 0 | 1, at: readonly Selection[]): Promise<Source> => {
     const from = which === 0 || other === null ? tiles : other;
-    const source = joined(await Promise.all(at.map((one) => plain(from, one))), reduce);
+    const sources = await Promise.all(at.map((one) => plain(from, one)));
+    for (const { map: { nq, nk } } of sources) {
+      const fits = (n: number, of: keyof Axes): boolean => (aligned === null ? n === axes[of].labels.length : aligned[of][which].every((token) => token < n));
+      if (!fits(nq, "queries") || !fits(nk, "keys")) throw damaged(`${nq} × ${nk} weights are not those of these tokens.`);
+    }
+    const source = joined(sources, reduce);
     return aligned === null ? source : placed(source, aligned.queries[which], aligned.keys[which]);
   };
   const made = async (...at: readonly Selection[]): Promise<Source> => {
@@ -445,7 +451,7 @@ const READ: { [K in keyof Traits]: (value: unknown) => Traits[K] | undefined } =
   step: orNull((value): value is number => isCount(value) && value > 0),
 };
 
-const TRAITS = Object.keys(READ) as (keyof Traits)[];
+export const TRAITS = Object.keys(READ) as (keyof Traits)[];
 
 /** What of `values` can be read as traits: a view that was given a name, from here or from anywhere. */
 export function readTraits(values: Readonly<Record<string, unknown>>): Partial<Traits> {

@@ -6,7 +6,7 @@ import type { Numbers } from "./head.ts";
 import { norm, reach } from "./head.ts";
 import { figure } from "./stages.ts";
 import { css, paletteAt, ramp, signedLevel } from "./theme.ts";
-import { listen } from "./until.ts";
+import { chorded, listen } from "./until.ts";
 
 export interface Strip {
   name: readonly (Node | string)[];
@@ -89,7 +89,7 @@ export class Strips {
       blur: () => { this.#look((this.#rest = null)); },
       keydown: (event) => {
         const to = event.key === "Escape" ? -1 : stepped(event.key, this.#at ?? -1, this.#length);
-        if (to === null) return;
+        if (to === null || chorded(event)) return;
         event.preventDefault();
         this.#look((this.#rest = to < 0 ? null : to));
       },

@@ -1,6 +1,6 @@
 /** The controls of the steps: which query, and what is done otherwise than in the model. */
 
-import { cut, element, stepped } from "./a11y.ts";
+import { cut, element, slid } from "./a11y.ts";
 import type { Head, Row, Switches } from "./head.ts";
 import { HIDDEN } from "./head.ts";
 import { figure, scaleText } from "./stages.ts";
@@ -43,9 +43,8 @@ export class Switchboard {
     listen(this.#slider, {
       input: slide(false),
       change: slide(true),
-      // A range would do this by itself, but notebooks take the arrow keys of what does not say that it used them.
       keydown: (event) => {
-        const to = stepped(event.key === "ArrowUp" ? "ArrowRight" : event.key === "ArrowDown" ? "ArrowLeft" : event.key, Math.round(STOPS * (1 + Number(this.#slider.value))), 2 * STOPS + 1);
+        const to = slid(event, Math.round(STOPS * (1 + Number(this.#slider.value))), 2 * STOPS + 1);
         if (to === null) return;
         event.preventDefault();
         change({ temperature: heat(to / STOPS - 1) });

@@ -98,15 +98,17 @@ export function paintThumb(thumbs: Thumbs, codes: Uint8Array, inks: (row: number
   const shown = rows < thumbs.rows || cols < thumbs.cols ? pooled(codes, thumbs, rows, cols) : codes;
   const [down, across] = [spans(rows, height), spans(cols, width)];
   for (let y = 0; y < height; y++) {
-    const [r0, r1, fr] = down[y];
+    const [r0, r1, fr] = [down.first[y], down.last[y], down.share[y]];
     const row = at + y * stride;
-    if (y > 0 && fr === 0 && down[y - 1][0] === r0 && down[y - 1][2] === 0) {
+    if (y > 0 && fr === 0 && down.first[y - 1] === r0 && down.share[y - 1] === 0) {
       pixels.copyWithin(row, row - stride, row - stride + width);
       continue;
     }
     const lut = inks(Math.floor(((r0 + 0.5) * thumbs.rows) / rows));
     for (let x = 0; x < width; x++) {
-      const [c0, c1, fc] = across[x];
+      const c0 = across.first[x];
+      const c1 = across.last[x];
+      const fc = across.share[x];
       const top = blend(lut[shown[r0 * cols + c0]], lut[shown[r0 * cols + c1]], fc);
       pixels[row + x] = fr === 0 ? top : blend(top, blend(lut[shown[r1 * cols + c0]], lut[shown[r1 * cols + c1]], fc), fr);
     }
@@ -114,41 +116,56 @@ export function paintThumb(thumbs: Thumbs, codes: Uint8Array, inks: (row: number
 }
 
 function pooled(codes: Uint8Array, thumbs: Thumbs, rows: number, cols: number): Uint8Array {
-  const bin = (n: number, all: number, bins: number): number => Math.floor((n * all) / bins);
-  return new Uint8Array(rows * cols).map((_, n) => {
-    const [r, c] = [Math.floor(n / cols), n % cols];
-    const [r0, r1] = [bin(r, thumbs.rows, rows), bin(r + 1, thumbs.rows, rows)];
-    return strongestCode(codes, thumbs.cols, r0, r1, bin(c, thumbs.cols, cols), bin(c + 1, thumbs.cols, cols), thumbs.signed);
-  });
+  const made = new Uint8Array(rows * cols);
+  const [down, across] = [spans(rows, thumbs.rows), spans(cols, thumbs.cols)];
+  for (let r = 0; r < rows; r++) {
+    for (let c = 0; c < cols; c++) {
+      made[r * cols + c] = strongestCode(codes, thumbs.cols, down.starts[r], down.starts[r + 1], across.starts[c], across.starts[c + 1], thumbs.signed);
+    }
+  }
+  return made;
 }
 
-type Span = readonly [first: number, last: number, share: number];
+/** `n` cells laid along `size` pixels, which are no fewer. */
+interface Spans {
+  /** The cells under each pixel: the first and the last, which are one or two, and the share of the last if it is another. */
+  first: Uint16Array;
+  last: Uint16Array;
+  share: Float32Array;
+  /** Where the pixels of each cell begin; one more than there are cells. */
+  starts: Uint16Array;
+}
 
-/** Which of `n` cells lie under each of `size` pixels, which are no fewer: the two, and the share of the second. */
-function spans(n: number, size: number): readonly Span[] {
+function spans(n: number, size: number): Spans {
   const known = kept.get(n * 65536 + size);
   if (known !== undefined) return known;
-  const made = Array.from({ length: size }, (_, x): Span => {
+  const made = { first: new Uint16Array(size), last: new Uint16Array(size), share: new Float32Array(size), starts: new Uint16Array(n + 1).map((_, at) => Math.floor((at * size) / n)) };
+  for (let x = 0; x < size; x++) {
     const [from, to] = [(x * n) / size, ((x + 1) * n) / size];
-    const first = Math.floor(from + 1e-9);
-    const last = Math.max(first, Math.ceil(to - 1e-9) - 1);
-    return [first, last, last > first ? (to - last) / (to - from) : 0];
-  });
+    const first = (made.first[x] = Math.floor(from + 1e-9));
+    const last = (made.last[x] = Math.max(first, Math.ceil(to - 1e-9) - 1));
+    made.share[x] = last > first ? (to - last) / (to - from) : 0;
+  }
   kept.set(n * 65536 + size, made);
   return made;
 }
 
-const kept = new Map<number, readonly Span[]>(); // thousands of heads ask for the same
+const kept = new Map<number, Spans>(); // thousands of heads ask for the same
 
 export function strongestCode(codes: Uint8Array, cols: number, r0: number, r1: number, c0: number, c1: number, signed: boolean): number {
-  let [most, found, size] = [254, -1, -1];
+  let most = 254;
+  let found = -1;
+  let size = -1;
   for (let r = r0; r < r1; r++) {
-    for (let c = c0; c < c1; c++) {
-      const code = codes[r * cols + c];
+    for (let at = r * cols + c0; at < r * cols + c1; at++) {
+      const code = codes[at];
       if (code === 253) return code;
       const far = signed ? Math.abs(code - NONE) : code;
       if (code > LAST) most = Math.max(most, code);
-      else if (far > size) [found, size] = [code, far];
+      else if (far > size) {
+        found = code;
+        size = far;
+      }
     }
   }
   return found >= 0 ? found : most;
@@ -158,8 +175,8 @@ function blend(one: number, other: number, share: number): number {
   if (share === 0 || one === other) return one;
   let mixed = 0;
   for (let bit = 0; bit < 32; bit += 8) {
-    const [p, q] = [(one >>> bit) & 255, (other >>> bit) & 255];
-    mixed |= Math.round(p + (q - p) * share) << bit;
+    const part = (one >>> bit) & 255;
+    mixed |= Math.round(part + (((other >>> bit) & 255) - part) * share) << bit;
   }
   return mixed >>> 0;
 }

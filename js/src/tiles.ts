@@ -35,8 +35,6 @@ export interface Tiles extends TileSource {
   column(selection: Selection, j: number, signal?: AbortSignal): Promise<Float32Array>;
   /** Of a comparison: the attention that is taken from this one. */
   readonly other: Tiles | null;
-  /** When the oldest unanswered question to the kernel was asked (performance.now()), or `null`. */
-  waiting(): number | null;
 }
 
 /** The two things a host must offer for a kernel to be asked. */
@@ -89,7 +87,6 @@ async function tilesOf(bundle: Block, meta: BundleMeta, transport: Transport | n
     row: (selection, i, rowSignal) => line("row", selection, i, rowSignal),
     column: (selection, j, columnSignal) => line("column", selection, j, columnSignal),
     other,
-    waiting: () => kernel?.waiting() ?? null,
     get live() {
       return kernel?.live ?? false;
     },
@@ -142,7 +139,6 @@ function missingWords(key: string): string {
 
 export interface KernelSource extends TileSource {
   readonly live: boolean;
-  waiting(): number | null;
 }
 
 export interface KernelOptions {
@@ -159,7 +155,6 @@ export interface KernelOptions {
 
 interface Pending {
   request: Request;
-  since: number; // performance.now() of the question
   sent: boolean;
   chunks: Uint8Array[]; // at the place of their number
   arrived: number;
@@ -169,8 +164,7 @@ interface Pending {
 
 /**
  * Asks the kernel. All that is asked within one animation frame travels as one message; what is no longer wanted is
- * cancelled; an answer comes as chunks, or as an error in words. Nothing times out, since a kernel may be busy for an hour:
- * `waiting()` says since when.
+ * cancelled; an answer comes as chunks, or as an error in words. Nothing times out, since a kernel may be busy for an hour.
  */
 export function kernelSource(transport: Transport, { exact = false, sample = 0, side = "a", signal, schedule = nextFrame }: KernelOptions = {}): KernelSource {
   const pending = new Map<number, Pending>();
@@ -241,11 +235,6 @@ export function kernelSource(transport: Transport, { exact = false, sample = 0, 
     get live() {
       return live;
     },
-    waiting() {
-      let oldest: number | null = null;
-      for (const one of pending.values()) oldest = Math.min(oldest ?? Infinity, one.since);
-      return oldest;
-    },
     get(key, options) {
       const question = questionOf(key);
       if (question === null) return Promise.reject(new MissingError(missingWords(key)));
@@ -260,7 +249,6 @@ export function kernelSource(transport: Transport, { exact = false, sample = 0, 
         };
         const one: Pending = {
           request,
-          since: performance.now(),
           sent: false,
           chunks: [],
           arrived: 0,

@@ -99,6 +99,16 @@ export class TokenList {
       }
       for (let i = first; i < last; i++) if (!rows.has(i)) rows.set(i, this.#make(this.#set, side, i));
     }
+    const { side: before, i: at } = this.#roving;
+    if (this.#rows[before].has(at)) return;
+    for (const side of SIDES) {
+      const [first, last] = tokensBetween(this.#set.layout, side, from, to);
+      const [i, row] = [(first + last) >> 1, this.#rows[side].get((first + last) >> 1)]; // in the middle, so that nothing moves
+      if (row === undefined) continue;
+      this.#roving = { side, i };
+      row.el.tabIndex = 0;
+      return;
+    }
   }
 
   #make({ axes, groups, layout, folds, same, tall }: Setting, side: Side, i: number): Row {

@@ -7,6 +7,9 @@ export function listen(target: EventTarget, heard: Heard, signal: AbortSignal, o
   for (const [name, listener] of Object.entries(heard)) target.addEventListener(name, listener as (event: Event) => void, { signal, ...options });
 }
 
+/** Whether a key is part of a chord, which belongs to the browser or the notebook. */
+export const chorded = ({ ctrlKey, metaKey, altKey }: KeyboardEvent): boolean => ctrlKey || metaKey || altKey;
+
 /** Calls `act` when `signal` aborts. */
 export function atEnd(signal: AbortSignal, act: () => void): void {
   signal.addEventListener("abort", act, { once: true });

@@ -98,6 +98,9 @@ describe("names", () => {
     expect(boundOf({ part: "", layer: 0, head: 0, reduce: "max" })).toBe("");
     expect(boundOf({ part: "", layer: 0, head: null, reduce: "max" })).toBe("at most ");
     expect(boundOf({ part: "", layer: null, head: 1, reduce: "min" })).toBe("at least ");
+    expect(boundOf({ part: "", layer: 0, head: 0, reduce: "max", heads: [[0, 0], [1, 1]] })).toBe("at most ");
+    expect(boundOf({ part: "", layer: null, head: null, reduce: "max", heads: [[0, 0]] })).toBe("");
+    expect(boundOf({ part: "", layer: null, head: null, reduce: "mean", heads: [[0, 0], [1, 1]] })).toBe("");
   });
 
   it("are cut between characters", () => {

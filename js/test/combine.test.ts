@@ -96,7 +96,7 @@ describe("groups of tokens", () => {
         expect(made.map.tile(g, g + 1, h, h + 1)[0]).toEqual(h > g ? MASKED : expect.closeTo(wanted, 5));
       }
     }
-    expect([made.map.nq, made.map.allowed(0), made.map.allowed(2)]).toEqual([3, 2, 3]);
+    expect([made.map.nq, made.map.allowed(0), made.map.allowed(1), made.map.allowed(2)]).toEqual([3, 1, 2, 3]); // groups, not tokens
   });
 
   it("do not count queries that see nothing, unless there are no others", () => {
@@ -127,6 +127,15 @@ describe("two attentions", () => {
     expect(all(made)).toEqual([MASKED, PADDED, ...near([0.75, 0.25]), PADDED, PADDED, PADDED, PADDED, ...near([0.25]), PADDED, ...near([0.5, 0.25])]);
     expect([made.map.nq, made.map.nk, made.map.allowed(1), made.map.allowed(2)]).toEqual([3, 4, 0, 3]);
     expect(all(difference(made, made))[1]).toBe(PADDED);
+  });
+
+  it("that are pooled give no strongest difference: what their cells are is said", () => {
+    const pooled: Source = { ...a, map: { ...a.map, pooled: true, step: [2, 2] } };
+    expect(difference(a, b).map.pooled).toBe(false);
+    expect(difference(pooled, b).map).toMatchObject({ pooled: true, pooledAs: "about A’s strongest less B’s strongest" });
+    expect(joined([pooled, pooled], "max").map.pooledAs).toBe("the strongest");
+    expect(joined([pooled, pooled], "mean").map.pooledAs).toBe("the mean of each head’s strongest");
+    expect(placed(pooled, [-1, 0, 1], [0, 1, 2]).map.pooledAs).toBe("about the strongest");
   });
 
   it("are pooled by size, and ordered by size, with their sign", async () => {

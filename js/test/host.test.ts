@@ -250,6 +250,26 @@ describe("another sample", () => {
     expect([titles(), notice(), mounted[1].signal.aborted]).toEqual([["sample 0", "sample 1"], null, false]);
   });
 
+  it("and a kernel that was never heard may be none: after some seconds that is said, until one is", async () => {
+    vi.useFakeTimers();
+    const host = Object.assign(new Host(three()), { send: () => undefined });
+    const { el } = place();
+    show(host, el, new AbortController().signal);
+    await vi.advanceTimersByTimeAsync(5);
+    mounted[0].state.set({ sample: 1, expanded: [2] });
+    await vi.advanceTimersByTimeAsync(5000);
+    expect(notice()).toMatchObject({ words: "waiting for the kernel: text 2 of 3 …" });
+    await vi.advanceTimersByTimeAsync(1500);
+    expect(notice()).toEqual({ missing: false, words: "No kernel has answered yet. If none is running, run the cell again." });
+    host.change("_bundle", three(1));
+    await vi.advanceTimersByTimeAsync(5);
+    expect([titles(), notice(), mounted[1].state.get("expanded")]).toEqual([["sample 0", "sample 1"], null, []]);
+    mounted[1].state.set({ sample: 0 });
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(notice()).toMatchObject({ words: "waiting for the kernel: text 1 of 3 …" }); // one that was heard may be busy
+    vi.useRealTimers();
+  });
+
   it("is missing where messages cannot be sent, whatever the host offers", async () => {
     const host = Object.assign(new Host(three()), { send: () => { throw new Error("there is no comm"); } });
     await begin(host);

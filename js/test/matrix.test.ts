@@ -159,6 +159,7 @@ describe("places", () => {
     expect(within(order, { row: 0, col: 1 }, { row: 2, col: 2 })).toEqual(heads);
     expect(within(order, { row: 2, col: 2 }, { row: 0, col: 1 })).toEqual(heads);
     expect(within(order, { row: 3, col: 4 }, { row: 2, col: 3 })).toEqual([[2, 3]]);
+    expect(within(order, placeOf(order, { layer: 9, head: 9 }), { row: 0, col: 1 })).toEqual([[0, 0], [0, 1]]); // begun where there is no head
     expect(within(ordered(part, values, true), { row: 0, col: 0 }, { row: 0, col: 1 })).toEqual([[1, 0], [1, 1]]);
   });
 

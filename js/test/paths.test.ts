@@ -4,7 +4,7 @@ import { describe, expect, it } from "vitest";
 
 import type { Layers } from "../src/paths.ts";
 import { weightMap } from "../src/math.ts";
-import { columnsOf, descend, edgesOf } from "../src/paths.ts";
+import { columnsOf, descend, keysOf } from "../src/paths.ts";
 import { read, State } from "../src/state.ts";
 import type { Tiles } from "../src/tiles.ts";
 import { rowwise } from "../src/views/graph.ts";
@@ -81,9 +81,9 @@ describe("paths down the layers", () => {
 
 it("edges of a row are the fewest that carry its share", () => {
   const row = Float32Array.of(0.1, 0.5, 0.05, 0.35);
-  expect(edgesOf(row, 0.8, 0).map(([key]) => key)).toEqual([1, 3]);
-  expect(edgesOf(row, 1, 0.08).map(([key]) => key)).toEqual([1, 3, 0]);
-  expect(edgesOf(row, 1, 0.9, 1).map(([key]) => key)).toEqual([1]);
+  expect(keysOf(row, 0.8, 0).map(([key]) => key)).toEqual([1, 3]);
+  expect(keysOf(row, 1, 0.08).map(([key]) => key)).toEqual([1, 3, 0]);
+  expect(keysOf(row, 1, 0.9, 1).map(([key]) => key)).toEqual([1]);
 });
 
 it("columns stand close, with a place for each gap", () => {

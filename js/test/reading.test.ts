@@ -2,11 +2,12 @@
 
 import { describe, expect, it } from "vitest";
 
+import { paddingOf } from "../src/carried.ts";
 import { edgesOf, rankOf, received } from "../src/edges.ts";
 import type { WeightMap } from "../src/math.ts";
 import { MASKED, PADDED, weightMap } from "../src/math.ts";
 import { patchBeside, patchesOf, sharesOf } from "../src/patches.ts";
-import { paddingOf, reading, tinting } from "../src/reading.ts";
+import { paddedSpecials, reading, tinting } from "../src/reading.ts";
 import { contrast, PALETTES } from "../src/theme.ts";
 import type { Ranked } from "../src/views/table.ts";
 import { csv, decimals, sorted } from "../src/views/table.ts";
@@ -44,9 +45,17 @@ describe("a text to read", () => {
 
   it("leaves out padding, and nothing that is only masked or no special token", () => {
     const map = mapOf([[0.5, 0.5, MASKED, PADDED], [0.2, 0.3, 0.5, PADDED], [1, 0, 0, PADDED], [PADDED, PADDED, PADDED, PADDED]]);
-    expect([...paddingOf(map, axisOf(["a", "b", "c", "[PAD]"], { special: [0, 2, 3] }), "key")]).toEqual([3]);
-    expect([...paddingOf(map, axisOf(["a", "b", "c", "[PAD]"], { special: [0, 3] }), "query")]).toEqual([3]);
-    expect([...paddingOf(map, axisOf(["a", "b", "c", "d"]), "key")]).toEqual([]);
+    expect([...paddedSpecials(map, axisOf(["a", "b", "c", "[PAD]"], { special: [0, 2, 3] }), "key")]).toEqual([3]);
+    expect([...paddedSpecials(map, axisOf(["a", "b", "c", "[PAD]"], { special: [0, 3] }), "query")]).toEqual([3]);
+    expect([...paddedSpecials(map, axisOf(["a", "b", "c", "d"]), "key")]).toEqual([]);
+  });
+
+  it("takes no key for padding because a query has nothing, as one that only one side of a comparison has", () => {
+    const bare = mapOf([[PADDED, PADDED, PADDED], [PADDED, 0.5, PADDED], [PADDED, 0.2, 0.3]]);
+    for (const map of [bare, { ...bare, allowed: () => 2 }]) { // a difference may see what either side may
+      expect([...paddingOf(map)]).toEqual([0, 2]);
+      expect([...paddedSpecials(map, axisOf(["[BOS]", "b", "c"], { special: [0, 1] }), "key")]).toEqual([0]);
+    }
   });
 });
 

@@ -359,7 +359,7 @@ describe("the pointer", () => {
 
 describe("the map that is shown", () => {
   const meta = bundleMeta(block("bundle", bundleMetaOf(3, 2), {}));
-  const map = (): WeightMap => weightMap(weights([[1]]));
+  const map = (): WeightMap => weightMap(weights([[1, 0, 0], [1, 0, 0], [1, 0, 0]]));
 
   /** Serves maps when told to. */
   class Slow {
@@ -497,11 +497,11 @@ describe("the map that is shown", () => {
   it("of several heads is their mean, largest or smallest, and keeps the few apart", async () => {
     const { state, tiles } = await begin({ heads: [[0, 1], [2, 0]] });
     expect(tiles.asked.map(({ selection }) => [selection.layer, selection.head])).toEqual([[0, 1], [2, 0]]);
-    tiles.asked[0].land(weightMap(weights([[1, "masked"], [0.25, 0.75]])));
-    tiles.asked[1].land(weightMap(weights([[1, "masked"], [0.75, 0.25]])));
+    tiles.asked[0].land(weightMap(weights([[1, "masked", 0], [0.25, 0.75, 0], [1, 0, 0]])));
+    tiles.asked[1].land(weightMap(weights([[1, "masked", 0], [0.75, 0.25, 0], [1, 0, 0]])));
     await turn();
-    expect(cells(state, 1)).toEqual([expect.closeTo(0.5, 4), expect.closeTo(0.5, 4)]);
-    expect(cells(state, 0)).toEqual([1, MASKED]);
+    expect(cells(state, 1)).toEqual([expect.closeTo(0.5, 4), expect.closeTo(0.5, 4), 0]);
+    expect(cells(state, 0)).toEqual([1, MASKED, 0]);
     expect(shown(state)?.overlaid.map(({ head: at }) => at)).toEqual([[0, 1], [2, 0]]);
     expect(shown(state)?.selection.heads).toEqual([[0, 1], [2, 0]]);
   });
@@ -525,10 +525,31 @@ describe("the map that is shown", () => {
     expect(shown(state)?.axes.queries.labels).toEqual(["token 0", "token 1token 2"]);
     expect([cells(state, 0), cells(state, 1)]).toEqual([[1, MASKED], [expect.closeTo(0.375, 4), expect.closeTo(0.625, 4)]]);
     expect([placeOf(state, 2), tokenOf(state, 1)]).toEqual([1, 1]);
+    state.set({ step: 1 }); // left over from a part in which something was generated
+    await turn();
+    expect(tiles.asked).toHaveLength(2);
+    Object.assign(meta.axes[0], { generated: [1] });
+    state.set({ step: null });
     state.set({ step: 1 });
     await turn();
     expect(tiles.asked).toHaveLength(3);
-    Object.assign(meta.axes[0], { words: null, sentences: null });
+    Object.assign(meta.axes[0], { words: null, sentences: null, generated: [] });
+  });
+
+  it("has its words put together again in another part or other groups", async () => {
+    const { state } = await begin();
+    for (const patch of [{ group: "word" }, { part: "encoder" }] as const) {
+      state.set({ expanded: [1] });
+      state.set(patch);
+      expect(state.get("expanded")).toEqual([]);
+    }
+  });
+
+  it("that has other tokens than those there are is refused", async () => {
+    const { state, tiles } = await begin();
+    tiles.asked[0].land(weightMap(weights([[1]])));
+    await turn();
+    expect(state.get("map")).toMatchObject({ status: "error", message: "The data are damaged: 1 × 1 weights are not those of these tokens." });
   });
 
   it("is the first side less the second, or either of them", async () => {
@@ -536,15 +557,16 @@ describe("the map that is shown", () => {
     const state = new State({ part: "decoder", layer: 0, head: 0 });
     follow(state, Object.assign(tiles, { other }), forever);
     await turn();
-    tiles.asked[0].land(weightMap(weights([[0.75, 0.25]])));
-    other.asked[0].land(weightMap(weights([[0.5, 0.5]])));
+    const rows = (a: number, b: number): WeightMap => weightMap(weights([[a, b, 0], [a, b, 0], [a, b, 0]]));
+    tiles.asked[0].land(rows(0.75, 0.25));
+    other.asked[0].land(rows(0.5, 0.5));
     await turn();
-    expect(cells(state, 0)).toEqual([expect.closeTo(0.25, 4), expect.closeTo(-0.25, 4)]);
+    expect(cells(state, 0)).toEqual([expect.closeTo(0.25, 4), expect.closeTo(-0.25, 4), 0]);
     expect(shown(state)?.map.signed).toBe(true);
     state.set({ side: "b" });
     await turn();
     expect([tiles.asked.length, other.asked.length]).toEqual([1, 2]);
-    other.asked[1].land(weightMap(weights([[0.5, 0.5]])));
+    other.asked[1].land(rows(0.5, 0.5));
     await turn();
     expect([cells(state, 0)[1], shown(state)?.map.signed]).toEqual([expect.closeTo(0.5, 4), false]);
   });

@@ -7,11 +7,11 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, it } from "vitest";
 
 import type { Switches } from "../src/head.ts";
-import { ABSENT, ALLOWED, descending, Head, HIDDEN, moved, products, shareAlong, worthALine } from "../src/head.ts";
+import { ABSENT, ALLOWED, descending, Head, HIDDEN, moved, products, reach, shareAlong, worthALine } from "../src/head.ts";
 import { barOf, changesOf, figure, percent, scaleText, stagesOf, weightFigure } from "../src/stages.ts";
 import { SWITCHES } from "../src/state.ts";
 import { wrap } from "../src/strips.ts";
-import { headsOf, placesOf } from "../src/views/steps.ts";
+import { countBefore, headsOf, placesOf } from "../src/views/steps.ts";
 import type { Block, PartInfo } from "../src/wire.ts";
 import { bundleMeta, unpack } from "../src/wire.ts";
 import { block, bundleMetaOf, f32, f32s, gaussian, i16, i32, u8 } from "./fixtures.ts";
@@ -130,7 +130,19 @@ describe("a head", () => {
 
   it("shows NaN as such", () => {
     const nan = new Head(made({ arrays: { k: f32([6, 4], Array.from({ length: 24 }, (_, x) => (x === 0 ? NaN : 1))) } }));
-    expect(nan.row(2, SWITCHES).weight[0]).toBeNaN();
+    const row = nan.row(2, SWITCHES);
+    expect([row.weight[0], row.entropy, row.effective]).toEqual([NaN, NaN, NaN]);
+    expect([reach(Float32Array.of(1, NaN, -3, Infinity)), reach(Float32Array.of(NaN))]).toEqual([3, 0]);
+  });
+
+  it("divides the sink by the temperature too, as if it were captured as weights", () => {
+    const [head, hot] = [new Head(made({ arrays: { sink: f32s([1.5]) } })), { ...SWITCHES, temperature: 2 }];
+    const { weight, leak } = head.row(5, SWITCHES);
+    const roots = [...weight, leak].map(Math.sqrt);
+    const all = roots.reduce((sum, root) => sum + root, 0);
+    const row = head.row(5, hot);
+    [...row.weight, row.leak].forEach((p, j) => { expect(p).toBeCloseTo(roots[j] / all, 10); });
+    expect(row.sink).toBe(0.75);
   });
 
   it("says what is wrong with its data", () => {
@@ -254,4 +266,10 @@ it("strips wrap rather than shrink out of sight", () => {
 
 it("dimensions can be sorted by their product", () => {
   expect(descending([0.5, -2, 3, 0] as unknown as Float64Array)).toEqual([2, 0, 3, 1]);
+});
+
+it("the keys before a token are counted where one of two attentions lacks it", () => {
+  const places = placesOf([0, 1, -1, 2, -1, -1, 3]);
+  expect([0, 1, 2, 3, 4, 5, 6].map((place) => countBefore(places, place))).toEqual([0, 1, 2, 2, 3, 3, 3]);
+  expect(countBefore(placesOf(null), 5)).toBe(5);
 });

@@ -175,3 +175,149 @@ def test_the_texts_of_a_batch_and_the_steps_of_a_generation_live_in_a_page(
     page.wait_for_timeout(300)
     page.screenshot(path=shots / "page-generation.png")
     assert not requests
+
+
+# ── what follows from changes while the pointer rests ───────────────────────────────────────────────────────────────
+
+
+def translator() -> Attention:
+    """Three parts: the encoder has more heads than the others."""
+    from transformers import BartConfig, BartModel
+
+    from attnwidget import capture
+
+    torch.manual_seed(0)
+    config = BartConfig(
+        vocab_size=50, max_position_embeddings=32, d_model=32, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        encoder_layers=4, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=2,
+    )  # fmt: skip
+    model = BartModel(config).eval()
+    return capture(model, {"input_ids": torch.arange(4, 12)[None], "decoder_input_ids": torch.arange(5, 11)[None]})
+
+
+def test_the_heads_of_another_part_come_where_the_pointer_rests(page: Page, tmp_path: Path) -> None:
+    """The pointer may rest on a head that the other part does not have."""
+    shown = translator()
+    widget = opened(page, to_html(shown, tmp_path / "page.html", part=shown.parts[0], layer=0, head=0))
+    grid = widget.get_by_role("grid", name="Layers by heads")
+    grid.locator("[data-layer='3'][data-head='3']").hover()
+    framed = widget.locator(".attn-hovered")
+    expect(framed).to_be_visible()
+    size = widget.locator(".attn-sight").get_attribute("data-cell")
+    widget.locator("[data-zoom='+']").evaluate("button => button.click()")
+    now = widget.locator(".attn-sight").get_attribute("data-cell")
+    assert now != size
+    box = framed.bounding_box()
+    assert box is not None
+    assert abs(box["width"] - float(str(now))) <= 4
+    widget.get_by_label("Part").get_by_role("radio").nth(1).evaluate("button => button.click()")
+    page.wait_for_timeout(300)
+    expect(widget.locator(".attn-caption")).not_to_contain_text("Layer 3")
+    assert widget.locator(".attn-board canvas").first.evaluate(INK)
+
+
+INK = """canvas => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    return data.some((byte) => byte > 0);
+}"""
+
+
+@pytest.mark.parametrize(("view", "width"), [("arcs", 900), ("graph", 480)])
+def test_a_list_can_always_be_reached_with_the_tab_key(page: Page, tmp_path: Path, view: str, width: int) -> None:
+    """Its tab stop stays where the token that was one is out of sight, or has no room."""
+    page.set_viewport_size({"width": width, "height": 800})
+    n = 300 if view == "arcs" else 38
+    widget = opened(page, to_html(attention(1, 1, n, causal=True), tmp_path / "page.html", layer=0, head=0, view=view))
+    stops = widget.locator(".attn-view [role=button][tabindex='0']")
+    expect(stops).to_have_count(1)
+    if view == "arcs":
+        widget.locator(".attn-list").evaluate("list => { list.scrollTop = list.scrollHeight / 2; }")
+        expect(widget.locator("[data-query='0']")).to_have_count(0)
+    else:
+        widget.locator("[data-query='0']").focus()
+        for _ in range(7):
+            page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(200)
+        assert page.evaluate("document.activeElement.dataset.query") == "7"
+    expect(stops).to_have_count(1)
+
+
+def test_pins_show_in_the_table(page: Page, tmp_path: Path) -> None:
+    widget = opened(
+        page, to_html(attention(causal=True), tmp_path / "page.html", layer=0, head=0, view="table", query=5)
+    )
+    rows = widget.locator("tbody tr")
+    rows.nth(2).focus()
+    page.keyboard.press("Enter")
+    expect(rows.nth(2)).to_have_class("attn-pinned")
+    assert rows.nth(2).evaluate("row => row === document.activeElement")
+
+
+def test_the_graph_speaks_to_the_keyboard_and_not_of_what_the_pointer_passes(page: Page, tmp_path: Path) -> None:
+    widget = opened(page, to_html(attention(causal=True), tmp_path / "page.html", layer=0, head=0, view="graph"))
+    said = widget.locator(".attn-view [role=status]")
+    widget.locator(".attn-top[data-query='7']").hover()
+    expect(said).to_contain_text("Along all paths")
+    expect(said).to_have_attribute("aria-live", "off")
+    widget.locator(".attn-top[data-query='7']").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(said).to_have_attribute("aria-live", "polite")
+    changes = said.evaluate(
+        """async (line) => {
+            let changes = 0;
+            new MutationObserver(() => changes++).observe(line, {childList: true, characterData: true, subtree: true});
+            dispatchEvent(new Event("resize"));
+            for (const each of document.querySelectorAll("input[type=range]")) each.dispatchEvent(new Event("input"));
+            await new Promise((done) => setTimeout(done, 300));
+            return changes;
+        }"""
+    )
+    assert changes == 0
+
+
+def test_the_graph_tries_again_what_could_not_be_read(page: Page, tmp_path: Path) -> None:
+    """Here reading fails because the browser's own unpacking is taken away for a while."""
+    widget = opened(page, to_html(attention(causal=True), tmp_path / "page.html", layer=0, head=0))
+    page.evaluate("() => { window.kept = DecompressionStream; window.DecompressionStream = undefined; }")
+    widget.get_by_role("radio", name="Graph").click()
+    expect(widget.locator(".attn-view [role=status]")).to_contain_text("cannot unpack")
+    page.evaluate("() => { window.DecompressionStream = window.kept; }")
+    widget.locator(".attn-top[data-query='7']").hover()
+    expect(widget.locator(".attn-view [role=status]")).to_contain_text("Along all paths")
+    expect(widget.locator(".attn-view [role=status]")).not_to_contain_text("cannot unpack")
+
+
+def test_margins_have_no_numbers_of_what_is_out_of_sight(page: Page, tmp_path: Path) -> None:
+    shown = attention(1, 1, 60, causal=True)
+    widget = opened(page, to_html(shown, tmp_path / "page.html", layer=0, head=0, view="heatmap", pinned=[55]))
+    number = widget.locator("[data-margin=entropy]")
+    expect(number).to_have_class("attn-bar-value attn-shown")
+    widget.locator(".attn-map").focus()
+    page.keyboard.press("Escape")
+    widget.locator(".attn-labels [data-query='55'], [data-query='55']").first.click()
+    page.mouse.move(5, 5)
+    for _ in range(3):
+        widget.get_by_role("button", name="Zoom in").click()
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(400)
+    window = widget.locator(".attn-map").get_attribute("data-window") or ""
+    first, last = (int(end) for end in window.split(",")[0].split(":"))
+    assert not first <= 55 < last, window
+    expect(number).to_have_class("attn-bar-value")
+
+
+def test_several_heads_that_are_joined_by_their_largest_claim_no_share(page: Page, tmp_path: Path) -> None:
+    shown = attention(causal=True)
+    path = to_html(shown, tmp_path / "page.html", layer=0, head=0, heads=[(0, 0), (1, 1)], reduce="max")
+    widget = opened(page, path)
+    widget.locator("[data-query='7']").hover()
+    expect(widget.locator(".attn-sentence")).to_contain_text("at most")
+
+
+def test_buttons_keep_the_keyboard_where_there_are_fewer_of_them(page: Page, tmp_path: Path) -> None:
+    widget = opened(page, to_html(attention(causal=True), tmp_path / "page.html", layer=0, head=0, threshold=0.7))
+    buttons = widget.get_by_role("radiogroup").filter(has=page.get_by_role("radio", name="70 %"))
+    buttons.get_by_role("radio", name="70 %").focus()
+    page.keyboard.press("End")
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "radio"
+    assert page.evaluate("document.activeElement.getAttribute('aria-checked')") == "true"

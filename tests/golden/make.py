@@ -406,7 +406,7 @@ class Head:
             score = score / on["temperature"]
         seen = allowed[i] if on["mask"] or self.weights is not None or not allowed[i].any() else keep
         terms = np.where(seen, np.exp(score), 0.0)
-        total = terms.sum() + (0.0 if self.sink is None else math.exp(self.sink))
+        total = terms.sum() + (0.0 if self.sink is None else math.exp(self.sink / on["temperature"]))
         p = terms / total if seen.any() else terms
         if on["uniform"] and seen.any():
             p = seen / seen.sum()

@@ -382,7 +382,7 @@ class Arcs {
       focusout: leave,
       focusin: ({ target }) => { if (target instanceof Element && target.matches(":focus-visible")) this.#pointAt(target); },
       click: ({ target }) => {
-        const token = tokenAt(target);
+        const token = sidedAt(target);
         if (token === null) return;
         if (target instanceof Element && target.closest("[data-fold]") !== null) this.#fold(token.side, token.i);
         else if (token.side === "query") this.#pin(token.i);
@@ -393,7 +393,7 @@ class Arcs {
   }
 
   #pointAt(target: EventTarget | null): void {
-    const token = tokenAt(target);
+    const token = sidedAt(target);
     const asKey = token?.side === "key" || (this.#same && this.#state.get("direction") === "receives");
     point(this.#state, token === null ? null : asKey ? { query: null, key: token.i } : { query: token.i, key: null });
   }
@@ -412,7 +412,7 @@ class Arcs {
   }
 
   #press(event: KeyboardEvent): void {
-    const token = tokenAt(event.target);
+    const token = sidedAt(event.target);
     if (token === null || event.ctrlKey || event.metaKey || event.altKey) return;
     const { side, i } = token;
     const { row, column } = this.#focus.current;
@@ -438,7 +438,7 @@ class Arcs {
 /** Several heads that can be told apart. */
 const isFew = (at: Shown | null): boolean => (at?.overlaid.length ?? 0) > 1;
 
-function tokenAt(target: EventTarget | null): { side: Side; i: number } | null {
+function sidedAt(target: EventTarget | null): { side: Side; i: number } | null {
   const el = target instanceof Element ? target.closest<HTMLElement>("[data-query], [data-key]") : null;
   if (el === null) return null;
   const { query, key } = el.dataset;

@@ -6,11 +6,12 @@ import type { Source } from "../combine.ts";
 import { mapOf } from "../combine.ts";
 import { fit, perFrame, watchWidth } from "../draw.ts";
 import { focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
+import { upTo } from "../grid.ts";
 import { hear, tokenAt } from "../heard.ts";
 import { chip } from "../label.ts";
 import { cellsOf } from "../math.ts";
 import type { Descent, Layers, Step } from "../paths.ts";
-import { columnsOf, descend, edgesOf } from "../paths.ts";
+import { columnsOf, descend, keysOf } from "../paths.ts";
 import type { Shown, State, ViewContext } from "../state.ts";
 import { focusedQuery, momentOf, read, shown, tokenOf } from "../state.ts";
 import type { Rgb } from "../theme.ts";
@@ -82,7 +83,8 @@ class Graph {
     };
     watchWidth(el, (width) => { this.#width = width; this.#draw(); }, signal);
     state.on("map", () => { this.#load(); }, signal);
-    state.on(["threshold", "step", "query"], again, signal);
+    state.on(["threshold", "step"], again, signal);
+    state.on("query", follow, signal);
     listen(this.#least, { input: again }, signal);
     focusOf(context).on(follow, signal);
     onDress(el, this.#draw, signal);
@@ -112,14 +114,16 @@ class Graph {
     void this.#follow();
   }
 
-  /** The weights of a layer: of the heads that are chosen in it, of the one that is chosen, or the mean of all. */
+  /** The weights of a layer: of the heads that are chosen in it, of the one that is chosen, or the mean of all. What fails is asked for again. */
   #source(layer: number, { selection, map, groups }: Shown): Promise<Source> {
     const { part, head, reduce, heads = [] } = selection;
     const own = heads.filter(([at]) => at === layer);
-    const wanted: Selection = { part, layer, head: head === null || head >= this.#bands[layer].heads ? null : head, reduce, ...(own.length > 0 ? { heads: own } : {}) };
+    const none = heads.length > 0 || head === null || head >= this.#bands[layer].heads;
+    const wanted: Selection = { part, layer, head: none ? null : head, reduce, ...(own.length > 0 ? { heads: own } : {}) };
     const byRow = this.#tiles.live && groups.queries === null && map.nq * map.nk > LARGE;
     const known = this.#sources.get(layer) ?? read(this.#state, byRow ? rowwise(this.#tiles, map) : this.#tiles, wanted, this.#work.signal);
     this.#sources.set(layer, known);
+    known.catch(() => { if (this.#sources.get(layer) === known) this.#sources.delete(layer); });
     return known;
   }
 
@@ -147,17 +151,19 @@ class Graph {
     if (at === null || !this.#whole) return;
     const { share, least } = this.#bound;
     const layers = this.#layers;
-    const tokens = all(momentOf(this.#state, at.axes.queries)?.token ?? at.map.nq);
+    const tokens = upTo(momentOf(this.#state, at.axes.queries)?.token ?? at.map.nq);
+    let trouble = "";
     const found = await Promise.all(this.#bands.map(async (_, layer): Promise<Step[]> => {
       try {
         const rows = (await layers.rows(layer, tokens)) ?? [];
-        return rows.flatMap((row, query) => edgesOf(row, share, least).map(([key, weight]) => ({ layer, query, key, weight })));
+        return rows.flatMap((row, query) => keysOf(row, share, least).map(([key, weight]) => ({ layer, query, key, weight })));
       } catch (error) {
-        if (!signal.aborted) this.#trouble = wordsOf(error);
+        trouble = wordsOf(error);
         return [];
       }
     }));
     if (signal.aborted) return;
+    this.#trouble = trouble;
     this.#all = found.flat().sort((a, b) => b.weight - a.weight).slice(0, DRAWN);
     this.#draw();
   }
@@ -174,6 +180,10 @@ class Graph {
     if (token !== null && token < nq && this.#bands.length > 0) {
       try {
         found = await descend(token, this.#layers, { ...this.#bound, most: MOST });
+        if (turn === this.#turn && this.#trouble !== "") {
+          this.#trouble = "";
+          void this.#overview(); // what it could not read may be there now
+        }
       } catch (error) {
         if (turn === this.#turn) this.#trouble = wordsOf(error);
       }
@@ -200,7 +210,7 @@ class Graph {
     const [found, count] = [this.#found, this.#bands.length];
     const palette = paletteAt(this.#el);
     const steps = found?.steps ?? [];
-    const columns = columnsOf(this.#whole ? all(map.nk) : [...(this.#from === null ? [] : [this.#from]), ...steps.map(({ key }) => key)], map.nk);
+    const columns = columnsOf(this.#whole ? upTo(map.nk) : [...(this.#from === null ? [] : [this.#from]), ...steps.map(({ key }) => key)], map.nk);
     const pitch = Math.min(76, (this.#width - LEFT - 50) / Math.max(1, columns.count));
     const slanted = pitch < 60;
     const head = (slanted ? SLANT : 26) + 6;
@@ -249,9 +259,8 @@ class Graph {
     pen.fillStyle = css(palette.soft);
     for (const gap of columns.gaps) for (let level = 0; level < count; level++) pen.fillText("…", LEFT + (gap + 0.5) * pitch - 4, y(level) + 3);
 
-    const every = Math.ceil(16 / band);
-    this.#names.replaceChildren(...this.#bands.flatMap(({ absent }, layer) =>
-      (layer % every === 0 ? [element("span", { class: "attn-place", style: `top: ${y(layer) - band / 2 - 8}px`, title: absent ?? "" }, absent ?? `layer ${layer}`)] : [])));
+    this.#names.replaceChildren(...this.#bands.map(({ absent }, layer) =>
+      element("span", { class: "attn-place", style: `top: ${y(layer) - band / 2 - 8}px`, title: absent ?? "" }, absent ?? `layer ${layer}`)));
     const shares = new Map(found?.reached.map(({ token, share }) => [token, share]));
     const ends = [this.#from, found?.best.at(-1)?.key];
     const rank = (token: number): number => Number(ends.includes(token)) + (shares.get(token) ?? 0);
@@ -259,7 +268,7 @@ class Graph {
     const kept = this.#tops.contains(document.activeElement);
     this.#roving = Math.min(this.#roving, map.nq - 1);
     const labels = (side: "top" | "bottom", tokens: Iterable<number>, chosen: (token: number) => boolean, hooks: (token: number) => Readonly<Record<string, string | number>>): HTMLElement[] =>
-      (slanted ? roomy(tokens, x, rank) : [...tokens]).map((token) => {
+      (slanted ? roomy(tokens, x, (token) => (side === "top" && token === this.#roving ? Infinity : rank(token))) : [...tokens]).map((token) => {
         const style = `--x: ${x(token)}px; --y: ${side === "top" ? y(count) - 9 : y(0) + 9}px; --room: ${slanted ? 84 : pitch - 4}px`;
         return element("div", { class: `attn-node attn-${side}${slanted ? " attn-tilted" : ""}${chosen(token) ? " attn-on" : ""}`, style, ...hooks(token) }, chip(axes.keys, token));
       });
@@ -297,17 +306,22 @@ class Graph {
       const rest = first.reduce((left, { share }) => left - share, 1);
       if (rest >= 0.005) say.push(tell(`, ${weightText(rest)} to others or along edges too weak to follow.`));
     }
-    this.#said.replaceChildren(...spelled(say));
+    const said = element("p", {}, ...spelled(say));
+    if (this.#said.textContent !== said.textContent) this.#said.replaceChildren(...said.childNodes);
   }
 
   // ── pointer and keyboard ──
 
   #listen(): void {
+    listen(this.#el, {
+      keydown: () => { this.#said.ariaLive = "polite"; },
+      pointermove: () => { this.#said.ariaLive = "off"; }, // nobody is told what the pointer passes
+    }, this.#signal, { capture: true });
     hear(this.#tops, {
       point: (token) => { if (this.#whole) point(this.#state, token === null ? null : { query: token, key: null }); },
       press: (token) => { togglePinned(this.#state, token); },
       escape: () => { this.#state.set({ pinned: [] }); },
-    }, { at: tokenAt, to: (key, token) => stepped(key, token, this.#at?.map.nq ?? 0), go: (to) => { this.#go(to); } }, this.#signal);
+    }, { at: tokenAt, to: (key, token) => stepped(key, this.#whole ? this.#roving : token, this.#at?.map.nq ?? 0), go: (to) => { this.#go(to); } }, this.#signal);
   }
 
   #go(to: number): void {
@@ -322,7 +336,6 @@ class Graph {
 }
 
 const tell = (text: string): Piece => ({ kind: "words", text });
-const all = (n: number): number[] => Array.from({ length: n }, (_, i) => i);
 
 /** Tiles whose maps are as large as `like` and empty: each row is asked for by itself, and no map with it. */
 export function rowwise(tiles: Tiles, like: Shown["map"]): Parameters<typeof read>[1] {

@@ -5,9 +5,9 @@
 
 import { boundOf, element, Names, weightText } from "../a11y.ts";
 import { groupsAround, Labels } from "../axes.ts";
-import type { Side } from "../axes.ts";
 import type { Pointed } from "../bars.ts";
 import { Bars } from "../bars.ts";
+import { leaks } from "../carried.ts";
 import { fit, paintOf, perFrame, pixelRatio, watchWidth } from "../draw.ts";
 import type { Paint } from "../draw.ts";
 import { focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
@@ -19,6 +19,7 @@ import type { Margins } from "../margins.ts";
 import { entropyOf, margins, QUICK, receivedIn, THOROUGH, without } from "../margins.ts";
 import type { Region, WeightMap } from "../math.ts";
 import { Pictures } from "../pictures.ts";
+import type { Side } from "../layout.ts";
 import { edgeOf, LARGEST, layOut, TITLES, within } from "../plan.ts";
 import type { Layout } from "../plan.ts";
 import { cardOf, noteOf, sharesOf, signsOf } from "../said.ts";
@@ -27,7 +28,7 @@ import type { Moment, Shown, State, ViewContext } from "../state.ts";
 import { axesNow, focusedQuery, momentOf, placeOf, shown } from "../state.ts";
 import { onDress, paletteAt } from "../theme.ts";
 import type { Tiles } from "../tiles.ts";
-import { atEnd, listen } from "../until.ts";
+import { atEnd, chorded, listen } from "../until.ts";
 import type { Sight } from "../window.ts";
 import { isWhole, moved, placeAt, resumed, revealing, seen, snapped, spanOf, stride, zoomed } from "../window.ts";
 import type { Axis } from "../wire.ts";
@@ -36,7 +37,6 @@ export function heatmap(context: ViewContext): void {
   new HeatMap(context);
 }
 
-const LEAK = 1e-3;
 const NOWHERE: Layout = layOut(1, 1, 100, { query: 0, key: 0, lanes: [0, 0], bars: false, leaks: false }, 1);
 const ZOOMS: Readonly<Record<string, number>> = { "+": 2, "=": 2, "-": 0.5, "−": 0.5, _: 0.5 };
 
@@ -120,7 +120,7 @@ class HeatMap {
     state.on(["query", "step"], () => { this.#reveal(); }, signal);
     this.#focus.on(perFrame(() => { this.#showFocus(); }, signal), signal);
     onDress(el, () => { this.#repaint(); }, signal);
-    atEnd(signal, () => { this.#pictures.stop(); this.#measuring.abort(); });
+    atEnd(signal, () => { this.#pictures.stop(); this.#measuring.abort(); this.#at = null; });
     this.#listen(signal);
     this.#load();
   }
@@ -135,7 +135,7 @@ class HeatMap {
     if (at === null || at === this.#at) return;
     this.#at = at;
     const { map } = at;
-    this.#leaks = Array.from({ length: map.nq }, (_, i) => map.leak(i)).some((leak) => leak > LEAK);
+    this.#leaks = leaks(map);
     this.#here = this.#margins = this.#sinkKeys = null;
     this.#measured = -1;
     this.#measuring.abort();
@@ -412,6 +412,7 @@ class HeatMap {
   }
 
   #press(event: KeyboardEvent): void {
+    if (event.key === "Home" || event.key === "End" ? event.altKey : chorded(event)) return;
     const { rows, cols } = this.#now;
     const there = Math.max(1, this.#there);
     const { query, key } = this.#here ?? { query: seen(rows)[0], key: seen(cols)[0] };
@@ -425,8 +426,7 @@ class HeatMap {
       this.#pointer = null;
       this.#go({ ...to, block: cellOf(to) });
       this.#look(revealing(rows, to.query), revealing(cols, to.key));
-    } else if (all > 0) return; // Ctrl and + belong to the browser
-    else if (event.key in ZOOMS) this.#zoomBy(ZOOMS[event.key]);
+    } else if (event.key in ZOOMS) this.#zoomBy(ZOOMS[event.key]);
     else if (event.key === "0") this.#zoomBy(0);
     else if (event.key === "Enter" || event.key === " ") togglePinned(this.#state, query);
     else if (event.key === "Escape") this.#state.set({ pinned: [] });

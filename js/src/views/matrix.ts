@@ -7,7 +7,7 @@ import { Closeups } from "../closeups.ts";
 import { fit, paintOf, perFrame, pixelRatio, watchWidth } from "../draw.ts";
 import { gestures } from "../gestures.ts";
 import type { Cell } from "../grid.ts";
-import { cellsIn, placesIn, sameCell, shapeOf, sharing, windowsDiffer, windowsOf } from "../grid.ts";
+import { cellsIn, exists, placesIn, sameCell, shapeOf, sharing, windowsDiffer, windowsOf } from "../grid.ts";
 import { drawHeaders } from "../headers.ts";
 import { Card, legend } from "../label.ts";
 import { lensOf } from "../lens.ts";
@@ -41,6 +41,7 @@ export function matrix(context: ViewContext): void {
   let anew = true; // at the size to begin with
   let hover: Cell | null = null;
   let font = "";
+  let trouble = "";
 
   const caption = element("div", { class: "attn-caption" });
   const reduce = segmented<Reduce>("Several heads, and the averages in the margins", (by) => { state.set({ reduce: by }); });
@@ -71,17 +72,19 @@ export function matrix(context: ViewContext): void {
     const side = tiles.other === null ? null : state.get("side");
     anew ||= part !== wantedPart();
     part = wantedPart();
-    thumbs = null;
+    if (anew) thumbs = null;
     say("");
     closeups.forget();
     sorted.show(part);
+    if (hover !== null && !exists(hover, sorted.order)) hover = null;
     layOut();
     const mine = part;
     const from = side === "b" ? (tiles.other ?? tiles) : tiles;
     const got = await from.get(`thumbs/${part.name}${side === "difference" ? "/difference" : ""}`).then(thumbsOf).catch(wordsOf);
     if (signal.aborted || mine !== part || (side !== null && side !== state.get("side"))) return;
-    if (typeof got === "string") say(got);
-    else thumbs = got;
+    const missing = typeof got === "string";
+    thumbs = missing ? null : got;
+    if (missing) say(got);
     repaint();
   }
 
@@ -92,6 +95,8 @@ export function matrix(context: ViewContext): void {
     if (anew) choice.home();
     anew = false;
     choice.show(false);
+    board.frame(hovered, hover);
+    card.hide();
     describe();
     repaint();
   }
@@ -117,8 +122,8 @@ export function matrix(context: ViewContext): void {
     const head = fit(axes, wide, height);
     head.font = font;
     drawHeaders(head, scene, view);
-    if (picture === null) return;
     const pen = fit(canvas, wide, height);
+    if (picture === null) return;
     pen.setTransform(1, 0, 0, 1, 0, 0);
     const places = placesIn(scene.grid, x, y, x + wide, y + height);
     mosaic.draw(pen, places, x, y);
@@ -140,8 +145,7 @@ export function matrix(context: ViewContext): void {
       pen.drawImage(image, left, top, size, size);
       veil(pen, at, cell, left, top, size);
     }
-    const missing = closeups.failures();
-    if (missing > 0) say(`${counted(missing, "head")} in sight as thumbnails only: ${missing === 1 ? "its map is" : "their maps are"} not here.`);
+    showNote();
   }
 
   // ── words ──
@@ -162,7 +166,14 @@ export function matrix(context: ViewContext): void {
 
   /** What stands in the way. */
   function say(words: string): void {
-    note.textContent = words;
+    trouble = words;
+    showNote();
+  }
+
+  function showNote(): void {
+    const missing = closeups.failures();
+    const words = trouble !== "" || missing === 0 ? trouble : `${counted(missing, "head")} in sight as thumbnails only: ${missing === 1 ? "its map is" : "their maps are"} not here.`;
+    if (note.textContent !== words) note.textContent = words;
   }
 
   function describe(): void {

@@ -11,7 +11,7 @@ import { element, Names, spelled, segmented, thousands } from "../a11y.ts";
 import { perFrame } from "../draw.ts";
 import { point } from "../focus.ts";
 import type { Numbers } from "../head.ts";
-import { ABSENT, descending, Head, largest, moved, products, reach } from "../head.ts";
+import { ABSENT, ALLOWED, descending, Head, largest, moved, products, reach } from "../head.ts";
 import { KeyTable } from "../keys.ts";
 import { chip } from "../label.ts";
 import type { Compared } from "../stages.ts";
@@ -57,6 +57,12 @@ export function placesOf(aligned: readonly number[] | null): Places {
   if (aligned === null) return { outside: (token) => token, inside: (place) => place };
   const back = new Map(aligned.map((token, place) => [token, place]));
   return { outside: (token) => back.get(token) ?? -1, inside: (place) => aligned[place] ?? -1 };
+}
+
+/** How many tokens of this side stand before a place. */
+export function countBefore({ inside }: Places, place: number): number {
+  while (place > 0 && inside(place - 1) < 0) place--;
+  return place === 0 ? 0 : inside(place - 1) + 1;
 }
 
 // ── the view ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -131,7 +137,8 @@ class Steps {
     const draw = perFrame(() => { this.#draw(); }, signal);
     state.on(["map", "side", "sort"], () => { this.#load(); }, signal);
     state.on("switches", draw, signal);
-    state.on(["query", "pinned", "hover", "step"], () => { this.#follow(); }, signal);
+    state.on(["query", "pinned", "hover"], () => { this.#follow(); }, signal);
+    state.on("step", () => { this.#follow(true); }, signal);
     onDress(el, draw, signal);
     listen(this.#instead, {
       click: ({ target }) => {
@@ -250,7 +257,7 @@ class Steps {
   #compute(head: Head, query: number): Computed {
     const { queries, keys } = this.#axes;
     const moment = queries === keys ? momentOf(this.#state, queries) : null;
-    const there = moment === null ? head.nk : Math.min(head.nk, Math.max(1, this.#places.keys.inside(moment.token))); // keys that exist
+    const there = moment === null ? head.nk : Math.min(head.nk, Math.max(1, countBefore(this.#places.keys, moment.token))); // keys that exist
     const switches = this.#state.get("switches");
     const known = this.#computed?.query === query && this.#computed.there === there ? this.#computed : null;
     const own = known?.own ?? head.outcome(query, SWITCHES, there);
@@ -308,7 +315,8 @@ class Steps {
   #traced({ own, now }: Compared): number | null {
     const { sees } = now.row;
     const there = (j: number | null): j is number => j !== null && j < sees.length && sees[j] !== ABSENT;
-    return [this.#hovered, this.#chosen].find(there) ?? [own, now].flatMap(({ row }) => largest(row.weight, 1)).at(0) ?? null;
+    const seen = sees.indexOf(ALLOWED); // where no weight is a number
+    return [this.#hovered, this.#chosen].find(there) ?? [own, now].flatMap(({ row }) => largest(row.weight, 1)).at(0) ?? (seen < 0 ? null : seen);
   }
 
   /** Vectors and words of the traced key: all that a pointer in the table changes. */

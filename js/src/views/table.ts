@@ -5,6 +5,7 @@ import type { EdgeAt, Edges } from "../edges.ts";
 import { edgesOf, rankOf } from "../edges.ts";
 import type { Focusing } from "../focus.ts";
 import { focusOf, pinnedIn, togglePinned } from "../focus.ts";
+import { ordinal } from "../grid.ts";
 import { hear } from "../heard.ts";
 import { chip } from "../label.ts";
 import { isWeight, strongest } from "../math.ts";
@@ -132,7 +133,7 @@ class Table {
     const { queries, rows, error } = this.#focus.current;
     const there = momentOf(this.#state, at.axes.queries)?.token ?? at.map.nq;
     const of = JSON.stringify([queries, rows.length, error, this.#state.get("threshold"), there]);
-    if (at === this.#at && of === this.#of) return;
+    if (at === this.#at && of === this.#of) return this.#mark();
     this.#at = at;
     this.#of = of;
     this.#work.abort();
@@ -173,7 +174,7 @@ class Table {
       rows.set(edge.query, row);
       return { ...edge, rank: rankOf(row, edge.key), of: weighing(row) };
     });
-    this.#list(found.carrying, [found.every === 1 ? "each row" : `every ${thousands(found.every)}th row: the map is too large to look at each`], ranked);
+    this.#list(found.carrying, [found.every === 1 ? "each row" : `every ${ordinal(found.every)} row: the map is too large to look at each`], ranked);
   }
 
   #list(carrying: number, whose: readonly (Node | string)[], edges: readonly Ranked[]): void {
@@ -210,13 +211,19 @@ class Table {
       if (column === this.#by) th.setAttribute("aria-sort", this.#down ? "descending" : "ascending");
       else th.removeAttribute("aria-sort");
     });
-    const pinned = pinnedIn(this.#state, at.map.nq);
     this.#body.replaceChildren(...this.#sorted.map(({ query, key, weight, rank, of }, n) =>
-      element("tr", { "data-query": query, "data-key": key, "data-weight": weight, tabindex: n === 0 ? 0 : -1, class: pinned.includes(query) ? "attn-pinned" : "" },
+      element("tr", { "data-query": query, "data-key": key, "data-weight": weight, tabindex: n === 0 ? 0 : -1 },
         tokenCell("th", at.axes.queries, query), tokenCell("td", at.axes.keys, key),
         element("td", {}, decimals(weight, at.map.signed)),
         element("td", {}, thousands(rank), element("span", { class: "attn-quiet" }, ` of ${thousands(of)}`)),
       )));
+    this.#mark();
+  }
+
+  /** Marks what is pinned. */
+  #mark(): void {
+    const pinned = pinnedIn(this.#state, this.#at?.map.nq ?? 0);
+    for (const row of this.#body.rows) row.classList.toggle("attn-pinned", pinned.includes(Number(row.dataset["query"])));
   }
 
   /** To the clipboard; where the host does not let a page write there, into a field to copy from. */
