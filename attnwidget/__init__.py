@@ -24,14 +24,34 @@ The building, from the ground up; a file imports only from the floors below its 
                 capture.py     a model's run → Attention: what is kept of it
                 generation.py  a text the model writes itself, replayed exactly
                 trace.py       a run, and what one number that came out owes to every edge
+                rows.py        rows of all heads of a layer, and what there is to be measured of each
                 measures.py    one number per head
+                labels.py      what a head does, in a word, where it does it more than chance
                 steps.py       what one head is computed from, for a browser that switches some of it off
                 compare.py     two attentions on common axes, and what one gives more than the other
+                attribution.py  one map over the tokens, however it was found: all methods, and what they return
+                flows.py       what the weights of several heads and layers come to: fused, rolled out, as a flow
+                stream.py      what a running model adds up: outputs of heads, norms they pass, logits they end in
+                contributions.py  what a token's values add to others: norms, logits
+                gradients.py   what an output owes to edges, by their gradients
+                integrated.py  what an output owes to what entered the model, by its gradients
+                interactions.py   how much of each token is in another, layer by layer: ALTI, value zeroing
                 thumbnails.py  every head in small
                 wire.py        what the browser is told: bundle(attention), answer(attention, request)
-    2  acting   widget.py      AttentionWidget: synced traits and one message handler
+                acting.py      which heads of which layers are meant, while a model runs
+                reweigh.py     weights computed again where the model runs, and others in their place
+    2  acting   positions.py   a model without its positions, or with others
+                intervene.py   heads silenced, edges cut, tokens hidden, while a model runs; and what that changes
+                copies.py      one input many times in a run, each copy with cuts of its own, exactly
+                pruning.py     which heads a model can do without, and a model without them
+                study.py       how far maps agree with what cutting changes, on this very input
+                truth.py       what edges do to an output, for the browser: estimated for all, exact for one
+                widget.py      AttentionWidget: synced traits and one message handler
     3  made of  show.py        from a text to the picture, in one call
        widgets  export.py      a page that lives without kernel and network
+                colours.py     the colours of the widget, for charts, in light and dark
+                charts.py      points, grids and curves of bqplot, in these colours
+                dashboard.py   charts of heads, linked to the widget: select here, see there
                 tiny/          small trained models that ship with the package
                 __main__.py    python -m attnwidget "some text" -o page.html
        static/  the front end, built from js/
@@ -47,31 +67,53 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import tiny
     from .attention import Attention
+    from .attribution import METHODS, Attribution, attribute
     from .capture import capture, record
     from .compare import compare
+    from .dashboard import Dashboard
     from .export import to_html
     from .generation import capture_generation
+    from .intervene import ablate, effect
+    from .labels import label
+    from .measures import MEASURES, statistics
+    from .positions import positions
+    from .pruning import importance, pruning
     from .show import show, show_generation
+    from .study import faithfulness
     from .trace import Trace, trace
     from .widget import AttentionWidget
 
 __version__ = "0.1.0"
 __all__ = [
-    "Attention", "AttentionWidget", "Trace", "__version__", "capture", "capture_generation", "compare", "record",
-    "show", "show_generation", "tiny", "to_html", "trace",
+    "MEASURES", "METHODS", "Attention", "AttentionWidget", "Attribution", "Dashboard", "Trace", "__version__", "ablate",
+    "attribute", "capture", "capture_generation", "compare", "effect", "faithfulness", "importance", "label",
+    "positions", "pruning", "record", "show", "show_generation", "statistics", "tiny", "to_html", "trace",
 ]  # fmt: skip
 
 # Where each public name lives. Nothing of it is loaded before it is asked for: torch alone takes a second.
 _HOMES = {
+    "MEASURES": "measures",
+    "METHODS": "attribution",
     "Attention": "attention",
     "AttentionWidget": "widget",
+    "Attribution": "attribution",
+    "Dashboard": "dashboard",
     "Trace": "trace",
+    "ablate": "intervene",
+    "attribute": "attribution",
     "capture": "capture",
     "capture_generation": "generation",
     "compare": "compare",
+    "effect": "intervene",
+    "faithfulness": "study",
+    "importance": "pruning",
+    "label": "labels",
+    "positions": "positions",
+    "pruning": "pruning",
     "record": "capture",
     "show": "show",
     "show_generation": "show",
+    "statistics": "measures",
     "to_html": "export",
     "trace": "trace",
 }

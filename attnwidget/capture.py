@@ -109,7 +109,7 @@ def capture(
         >>> capture(nn.Transformer(16, 4, 1, 1, batch_first=True), {"src": x, "tgt": x}).parts
         ('encoder', 'decoder', 'cross')
     """
-    _refuse_misspelt(model, forward)
+    refuse_misspelt(model, forward, capture)
     decodes = bool(forward.keys() & {"decoder_input_ids", "decoder_inputs_embeds", "labels"})
     given = given_to(model, inputs, tokenizer, target=target, truncate=truncate, decodes=decodes)
     recorder = record(
@@ -127,9 +127,9 @@ def capture(
     return recorder.attention
 
 
-def _refuse_misspelt(model: nn.Module, forward: Collection[str]) -> None:
-    """Many models swallow arguments that they do not know: one of ours, misspelt, would have no effect."""
-    own = [name for name, one in inspect.signature(capture).parameters.items() if one.kind is one.KEYWORD_ONLY]
+def refuse_misspelt(model: nn.Module, forward: Collection[str], function: Callable[..., Any]) -> None:
+    """Many models swallow arguments that they do not know: one of ``function``, misspelt, would have no effect."""
+    own = [name for name, one in inspect.signature(function).parameters.items() if one.kind is one.KEYWORD_ONLY]
     for name in set(forward) - set(inspect.signature(unwrapped(model).forward).parameters):
         if near := difflib.get_close_matches(name, own, n=1, cutoff=0.8):
             raise TypeError(f"There is no option {name}; did you mean {near[0]}?")

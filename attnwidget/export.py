@@ -9,7 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from . import wire
+from . import truth, wire
+from .trace import Trace
 from .widget import NAMES, AttentionWidget, Selection, first_of, stepped_of
 from .wire import Shown
 
@@ -51,7 +52,7 @@ h1 {{ margin: 0 0 12px; font-size: 15px; font-weight: 600 }}
 
 
 def to_html(
-    attention_or_widget: Shown | AttentionWidget,
+    attention_or_widget: Shown | Trace | AttentionWidget,
     path: str | Path,
     *,
     budget: int = 1_800_000,
@@ -64,8 +65,9 @@ def to_html(
     It holds thumbnails of every head, and the exact numbers of as many heads as ``budget`` allows; it says how many.
 
     Args:
-        attention_or_widget: an Attention, or what :func:`~attnwidget.compare` made of two; of a widget, what is
-            selected is what the page opens with, and its measures and saved views go with it.
+        attention_or_widget: an Attention, what :func:`~attnwidget.compare` made of two, or a
+            :class:`~attnwidget.Trace`, of which the page has the effects where it opens with ``effects=True``; of a
+            widget, what is selected is what the page opens with, and its measures and saved views go with it.
         path: where to write. The folder has to exist; a file of that name is replaced.
         budget: bytes for the numbers; base64 makes a third more of them in the file.
         title: of the page.
@@ -90,7 +92,9 @@ def to_html(
         widget = attention_or_widget
         state = {name: getattr(widget, name) for name in NAMES}
         selection = Selection(
-            widget.attention, measures=widget.measures if measures is None else measures, **{**state, **traits}
+            widget.trace or widget.attention,
+            measures=widget.measures if measures is None else measures,
+            **{**state, **traits},
         )
     else:
         selection = Selection(attention_or_widget, measures=measures, **traits)
@@ -108,6 +112,8 @@ def page(selection: Selection, budget: int, title: str | None = None) -> str:
         standalone=True,
         measures=selection._measures,
         stepped=stepped_of(selection),
+        objective=truth.about(selection.trace),
+        beside=_effects(selection),
     )
     meta = wire.unpack(bundle).meta
     made_with = ", ".join(f"{name} {version}" for name, version in meta["versions"].items())
@@ -120,6 +126,14 @@ def page(selection: Selection, budget: int, title: str | None = None) -> str:
         about=escape(f"{attention.model or 'Attention'}. Made with {made_with}."),
         code=_code(),
     )
+
+
+def _effects(selection: Selection) -> dict[str, bytes]:
+    """Those that a page opens with: there will be nobody to ask for them."""
+    if selection.trace is None or not selection.effects:
+        return {}
+    heads = selection.heads or [(selection.layer, selection.head)]
+    return truth.stored(selection.trace, selection.part, heads)
 
 
 def _code() -> str:

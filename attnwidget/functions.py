@@ -71,6 +71,9 @@ class Functions(TorchFunctionMode):
                 self.heads = None
         if function is F.scaled_dot_product_attention:
             return self._sdpa(args, kwargs)
+        if function in _BACKWARDS and self.listener.acts:
+            with self:  # what checkpointing runs again is to be seen
+                return _BACKWARDS[function](*args, **kwargs)
         result = function(*args, **kwargs)
         if function in _PROJECTIONS:
             self.listener.projections += 1
@@ -164,8 +167,8 @@ class Functions(TorchFunctionMode):
         # Modes come here from the outermost to the innermost: what the first of them changes, the others see.
         turn = self.listener.turn(module, call, result)
         if turn.changes and turn.after is None:
-            out = shaped(result)
-            turn.apply(out if torch.equal(out.reshape(result.shape), result) else None)
+            places = torch.arange(result.numel(), device="cpu").reshape(result.shape)
+            turn.apply(shaped(result) if torch.equal(shaped(places).reshape(result.shape), places) else None)
             assert turn.after is not None
             result = turn.result = turn.after.reshape(result.shape)
         call = turn.told(self.listener, call)
@@ -255,7 +258,7 @@ class Functions(TorchFunctionMode):
         shaped = partial(self._shaped, module)
         # What is computed of the weights is of no interest to gradients; what is done to the output may be.
         values = None if changed or module.training else values
-        call = self.listener.attempt(found.name, partial(self._call_of_stored, found, used.detach(), changed, values))
+        call = self.listener.attempt(found.name, partial(self._call_of_stored, found, used, changed, values))
         return self._heard(call, module, result, shaped, compared=values is not None)
 
     def _shaped(self, module: nn.Module, tensor: Tensor) -> Tensor:
@@ -302,19 +305,28 @@ _EXP = {torch.exp, Tensor.exp}
 _DIVISIONS = {torch.div, torch.true_divide, Tensor.div, Tensor.__truediv__, Tensor.true_divide}
 _PLAIN_PRODUCTS = {torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm}
 _PRODUCTS = {*_PLAIN_PRODUCTS, torch.einsum, torch.baddbmm, Tensor.baddbmm}
+
+
+def _unasked(body: Any) -> types.FunctionType:
+    """torch's own function under another name.
+
+    Called as itself it would hand itself back to the mode for ever; its copy does not ask whether a mode is open, and
+    the functions it calls do.
+    """
+    unasked = dict.fromkeys(("has_torch_function", "has_torch_function_unary"), lambda _: False)
+    copy = types.FunctionType(body.__code__, {**body.__globals__, **unasked}, body.__name__, body.__defaults__)
+    copy.__kwdefaults__ = body.__kwdefaults__
+    return copy
+
+
+_multi_head_attention = _unasked(F.multi_head_attention_forward)
+_BACKWARDS = {one: _unasked(one) for one in (Tensor.backward, torch.autograd.backward, torch.autograd.grad)}
 # What makes queries and keys out of hidden states.
 _PROJECTIONS = {F.linear, torch.addmm, Tensor.addmm, F.conv1d, F.conv2d, F.multi_head_attention_forward}
 _OF_INTEREST = {
     F.multi_head_attention_forward, F.scaled_dot_product_attention, *_PROJECTIONS, *_SOFTMAX, *_LOG_SOFTMAX, *_EXP,
-    *_DIVISIONS, *_MULTIPLICATIONS,
+    *_DIVISIONS, *_MULTIPLICATIONS, *_BACKWARDS,
 }  # fmt: skip
-# The body of torch's own function under another name. Called as itself it would hand itself back to the mode for ever;
-# its copy does not ask whether a mode is open, and the functions it calls do.
-_body = F.multi_head_attention_forward
-_multi_head_attention = types.FunctionType(
-    _body.__code__, {**_body.__globals__, "has_torch_function": lambda _: False}, _body.__name__, _body.__defaults__
-)
-_multi_head_attention.__kwdefaults__ = _body.__kwdefaults__
 
 
 def _operands(args: tuple[Any, ...]) -> Iterator[Any]:

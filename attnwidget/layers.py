@@ -146,7 +146,7 @@ class Layer:
         if self.bias is not None:
             s = s + self.bias.block(sample, rows, self.shape[3], head)
         if not self.mask.is_full:
-            s = s.masked_fill(~self.mask.allowed(sample, rows, head), -torch.inf)
+            s = s.masked_fill_(~self.mask.allowed(sample, rows, head), -torch.inf)
         return s
 
     def block(self, sample: int, head: int | None, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,12 +161,12 @@ class Layer:
             top = torch.maximum(top, sink)
         # A row without any key has −inf everywhere; any finite top makes its weights exp(−inf) = 0 instead of NaN.
         top = top.masked_fill(top == -torch.inf, 0.0)
-        e = torch.exp(s - top[..., None])
+        e = s.sub_(top[..., None]).exp_()  # in place: a block is as large as memory allows
         total = e.sum(-1)
         if sink is not None:
             total = total + torch.exp(sink - top)
         lse = top + torch.log(total)
-        return e / total.masked_fill(total == 0, 1.0)[..., None], lse
+        return e.div_(total.masked_fill(total == 0, 1.0)[..., None]), lse
 
     def lse(self, sample: int, head: int) -> Tensor:
         """Log-sum-exp of every query's scores, sink included: float32 [query], computed once and kept."""

@@ -60,7 +60,18 @@ class Listener:
 
     Heard are calls from the thread that opened the listener and from a module of this model; other models may run at
     the same time.
+
+    Attributes:
+        acts: the run is not to go on unchanged. What gradient checkpointing runs again is then changed again, and a
+            failure to listen ends the run.
+        looks: whether the weights of a call are of interest to it.
+        turn_of: who changes a call is asked in this order, and of one number in that in which they were opened: 0
+            changes queries and keys, 1 weights, 2 outputs, 3 nothing that counts.
     """
+
+    acts = False
+    looks = True
+    turn_of = 3
 
     def __init__(self, model: nn.Module) -> None:
         self.model = unwrapped(model)
@@ -151,10 +162,20 @@ class Listener:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if [one for one in _open if one._thread == self._thread][-1:] != [self]:
-            raise RuntimeError("Recorders are closed in the order opposite to that in which they were opened.")
+        mine = [one for one in tuple(_open) if one._thread == self._thread]
+        inner = mine[mine.index(self) + 1 :] if self in mine else []
+        for one in (*reversed(inner), self):
+            one._close()  # torch's modes lie on a stack: only the uppermost can be taken off it
+        if inner:
+            raise RuntimeError(
+                "Recorders are closed in the order opposite to that in which they were opened; those that were opened "
+                "after this one are closed now, too."
+            )
+
+    def _close(self) -> None:
         stack, self._open = self._open, None
-        assert stack is not None
+        if stack is None:
+            return
         stack.close()
         self._functions = None
         for held in (self._rules, self._modules, self._blocks, self.turned, self.waiting):
@@ -190,9 +211,19 @@ class Listener:
 
     def hears(self, module: object) -> bool:
         """True where a call from ``module`` is one of this listener's now."""
-        here = not self._busy and id(module) in self._modules and threading.get_ident() == self._thread
         # Gradient checkpointing runs attention again while it goes backwards: that is no run of its own.
-        return here and (self.running or not _going_backwards())
+        return self._here(module) and (self.running or self.acts or not going_backwards())
+
+    def _here(self, module: object) -> bool:
+        return not self._busy and id(module) in self._modules and threading.get_ident() == self._thread
+
+    def others(self, module: nn.Module) -> bool:
+        """True where the weights in the calls of ``module`` are of interest to somebody else.
+
+        Also while checkpointing runs them again: it counts what is saved for gradients, and takes it for an error if
+        that is less than the first time.
+        """
+        return any(one is not self and one.looks and one._here(module) for one in tuple(_open))
 
     def name_of(self, module: nn.Module) -> str:
         """Qualified name of a module of this model."""
@@ -237,13 +268,22 @@ class Listener:
         return self._last[2]
 
     def attempt(self, name: str, act: Callable[[], Any]) -> Any:
-        """What ``act`` returns. Where listening fails, the model runs on; memory that runs out is said at once."""
+        """What ``act`` returns. Where listening fails, the model runs on; memory that runs out is said at once.
+
+        Raises:
+            RuntimeError: it fails in a listener that :attr:`acts`.
+        """
         try:
             with self.apart():
                 return act()
         except MemoryError:
             raise
         except Exception as problem:
+            if self.acts:
+                what = f"the attention in {name}" if name else f"what {type(self.model).__name__} was given"
+                raise RuntimeError(
+                    f"The run cannot be changed: {what} could not be read ({type(problem).__name__}: {problem})."
+                ) from problem
             self.remark(name, f"could not be recorded ({type(problem).__name__}: {problem})")
             return None
 
@@ -299,7 +339,8 @@ def _named(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return found
 
 
-def _going_backwards() -> bool:
+def going_backwards() -> bool:
+    """True in what autograd calls while it computes gradients."""
     graph = getattr(torch._C, "_current_graph_task_id", None)
     return graph is not None and graph() != -1
 
@@ -310,6 +351,12 @@ _lock = threading.Lock()
 _open: list[Listener] = []  # everybody who listens, in any thread
 _patches = contextlib.ExitStack()
 _last = threading.local()  # the latest turn of this thread
+
+
+def changing() -> bool:
+    """Whether anybody who may change what attention puts out is open in this thread."""
+    here = threading.get_ident()
+    return any(one._thread == here and type(one).change is not Listener.change for one in tuple(_open))
 
 
 @contextlib.contextmanager
@@ -335,7 +382,7 @@ def _listening_in(listener: Listener) -> Iterator[None]:
 
 
 class Turn:
-    """What is done to one call by all who change it, in the order in which they were opened.
+    """What is done to one call by all who change it, in the order of :attr:`Listener.turn_of`.
 
     Attributes:
         changes: in that order.
@@ -353,7 +400,8 @@ class Turn:
     @classmethod
     def of(cls, module: nn.Module, call: Call | None) -> Turn:
         """Of a call of a module. What cannot be changed raises."""
-        asked = [one for one in _open if type(one).change is not Listener.change and one.hears(module)]
+        asked = [one for one in tuple(_open) if type(one).change is not Listener.change and one.hears(module)]
+        asked.sort(key=lambda one: one.turn_of)
         changes: list[Change] = []
         for one in asked:
             if call is None:
@@ -415,7 +463,7 @@ def _listening(function: Callable[..., Any], name: str | None) -> Callable[..., 
     """``function`` of the attention interface, heard by whoever listens to the module that calls it."""
 
     def attend(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        listeners = [one for one in _open if one.hears(module)]
+        listeners = [one for one in tuple(_open) if one.hears(module)]
         if not listeners:
             return function(module, *args, **kwargs)
         given = dict(zip(("query", "key", "value", "attention_mask"), args, strict=False)) | kwargs

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +38,7 @@ class Objective:
         config: Any = None,
         ids: Tensor | None = None,
         keep: Tensor | None = None,
+        causal: bool = True,
         position: int | None = None,
     ) -> Objective:
         """What somebody asked for, given what one run of the model put out.
@@ -47,6 +50,7 @@ class Objective:
             output: what the model returned.
             tokenizer: turns a token into its number. config: the model's, which may name classes.
             ids: what the logits speak of, [1, token]. keep: bool [1, token], False for padding.
+            causal: each token is told by those before it, so that there is a loss of the text.
             position: which token's logits, negative from the end; the last that is no padding, or the mask, unless
                 given. Models that classify have one row of logits for the whole text.
 
@@ -54,19 +58,27 @@ class Objective:
             ValueError: no such token, class or position; no logits; a number that gradients cannot explain.
             TypeError: none of these.
         """
+        whole = isinstance(wanted, Objective) or callable(wanted) or (isinstance(wanted, str) and wanted == "loss")
+        if whole and position is not None:
+            raise ValueError(
+                "position says whose logits are meant, and this objective is of no one token: leave it out."
+            )
         if isinstance(wanted, Objective):
             return wanted
         if callable(wanted):
             name = getattr(wanted, "__name__", type(wanted).__name__)
             return cls(f"{'a function of the output' if name == '<lambda>' else name}", wanted)
         logits = logits_of(output)
-        if isinstance(wanted, str) and wanted == "loss":
-            if logits.dim() != 3 or ids is None or ids.shape != logits.shape[:2]:
-                raise ValueError("There is no loss of a text here: pass a function of the model's output instead.")
+        if whole:
+            if not causal or logits.dim() != 3 or ids is None or ids.shape != logits.shape[:2]:
+                raise ValueError(
+                    "There is no loss of a text here, of which each token is told by those before it: pass a function "
+                    "of the model's output instead."
+                )
             return cls("the mean cross-entropy of the text", _loss(ids, keep))
         at = _position(logits, position, tokenizer, ids, keep)
         row = logits[0] if at is None else logits[0, at]
-        names = _Names(tokenizer, config, len(row), at is None)
+        names = _Names(tokenizer, config, len(row), at is None or _tags(config, len(row)))
         chosen = (
             list(wanted) if isinstance(wanted, (tuple, list)) else [int(row.argmax()) if wanted is None else wanted]
         )
@@ -97,7 +109,7 @@ class Objective:
                 "Reduce it, with .mean() or .sum() say, and do not call .item()."
             )
         if not bool(torch.isfinite(value)):
-            raise ValueError(f"The objective, {self.words}, is {float(value)}: there is nothing to explain.")
+            raise ValueError(f"The objective, {self.words}, is {float(value.detach())}: there is nothing to explain.")
         return value.reshape(())
 
 
@@ -149,9 +161,16 @@ def _loss(ids: Tensor, keep: Tensor | None) -> Callable[[Any], Tensor]:
     def of(output: Any) -> Tensor:
         logits = logits_of(output)[0, :-1].float()
         told = torch.nn.functional.cross_entropy(logits, ids[0, 1:].to(logits.device), reduction="none")
-        return told.mean() if keep is None else told[keep[0, 1:].to(told.device)].mean()
+        # The first token of a text is told by nothing, not by padding on its left.
+        return told.mean() if keep is None else told[(keep[0, 1:] & keep[0, :-1]).to(told.device)].mean()
 
     return of
+
+
+def _tags(config: Any, size: int) -> bool:
+    """Whether each token has logits of classes and not of the vocabulary."""
+    config = getattr(config, "get_text_config", lambda: config)()
+    return size == len(getattr(config, "id2label", None) or ()) != getattr(config, "vocab_size", size)
 
 
 class _Names:
@@ -167,6 +186,9 @@ class _Names:
         return repr(self.tokenizer.decode([number])) if self.tokenizer is not None else f"token id {number}"
 
     def number(self, wanted: Any) -> int:
+        if not isinstance(wanted, str):
+            with contextlib.suppress(TypeError, ValueError):
+                wanted = wanted if isinstance(wanted, bool) else operator.index(wanted)
         if isinstance(wanted, bool) or not isinstance(wanted, (int, str)):
             raise TypeError(
                 f"objective is {wanted!r}; it may be a token, a class or its number, a pair of them, 'loss', or a "
@@ -179,16 +201,20 @@ class _Names:
             return wanted
         if self.classes:
             by_name = {label: number for number, label in self.labels.items()}
+            if not by_name:
+                raise ValueError(f"The model does not say which class {wanted!r} is: pass its number.")
             if wanted not in by_name:
                 raise ValueError(f"There is no class {wanted!r}; there are {', '.join(map(repr, by_name))}.")
             return int(by_name[wanted])
         if self.tokenizer is None:
             raise ValueError(f"The token {wanted!r} has a number only the tokenizer knows: pass it, or the number.")
+        if not wanted:
+            raise ValueError("objective is an empty text: name a token, or its number.")
         unknown = getattr(self.tokenizer, "unk_token_id", None)
         tried = []
         for text in (wanted, f" {wanted}"):
             pieces = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if len(pieces) == 1 and pieces[0] != unknown:
+            if len(pieces) == 1 and pieces[0] != unknown and pieces[0] < self.size:
                 return int(pieces[0])
             tried.append(pieces)
         held = self.tokenizer.convert_tokens_to_ids(wanted)

@@ -137,7 +137,7 @@ class Read:
 
 def read_by(waiting: Sequence[Heads], x: Tensor) -> list[Read]:
     """Those whose outputs a projection of ``x`` […, feature] reads; mostly none."""
-    width = x.shape[-1]
+    width, x = x.shape[-1], x.detach()  # looking at it leaves nothing behind for a backward pass
     for one in reversed(waiting):
         if one.rows.shape[1] == width and (place := _place(x, one.rows, one)):
             return [Read(one, 0, one.rows[-1], place)]

@@ -10,10 +10,12 @@ from typing import Any
 from traitlets import TraitError
 
 from .attention import Attention
+from .attribution import Attribution
 from .capture import capture
 from .compare import Difference
 from .generation import capture_generation
 from .inputs import unwrapped
+from .trace import Trace
 from .widget import NAMES, AttentionWidget
 
 
@@ -22,7 +24,8 @@ def show(text_or_attention: Any, model: Any = None, tokenizer: Any = None, **opt
 
     Args:
         text_or_attention: a text, or whatever else the model takes; or an Attention that is there already, or what
-            :func:`~attnwidget.compare` made of two.
+            :func:`~attnwidget.compare` made of two, or :func:`~attnwidget.trace` or
+            :func:`~attnwidget.attribute` returned.
         model: any ``torch.nn.Module``; without one, the small language model that comes with attnwidget.
         tokenizer: the model's.
         **options: of :func:`~attnwidget.capture` (``target``, ``layers`` …), of the model's ``forward``, and of
@@ -38,7 +41,9 @@ def show(text_or_attention: Any, model: Any = None, tokenizer: Any = None, **opt
         <AttentionWidget: <Map decoder, layer 1, head *, mean: 7 × 7> as arcs, of <Attention ...>>
     """
     of_widget = _of_widget(options)
-    if isinstance(text_or_attention, (Attention, Difference)):
+    if isinstance(text_or_attention, Attribution):
+        text_or_attention = text_or_attention.attention()
+    if isinstance(text_or_attention, (Attention, Difference, Trace)):
         extra = [*options, *(["model"] if model is not None else []), *(["tokenizer"] if tokenizer is not None else [])]
         if extra:
             raise TypeError(f"This attention has been captured already; {', '.join(extra)} would have no effect.")

@@ -13,7 +13,7 @@ the row puts the others in its place, z' = (z − p_ij v_j) / (1 − p_ij), whic
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Attention
-from .capture import Recorder, evaluating
+from .capture import Recorder, evaluating, refuse_misspelt
 from .inputs import Given, Inputs, given_to, unwrapped
 from .layers import Layer, Part
-from .listen import Change
+from .listen import Change, changing
 from .maps import Computed, within
 from .masks import on_host
 from .objective import Objective, logits_of
@@ -43,19 +43,54 @@ class Trace:
         objective: the number that is explained. value: what it was.
         model: as it was given. given: what its forward was given.
         logits: float32 [vocabulary or class], those that the objective is of; None where it is of none.
+        calls: pairs (part, layer), in the order in which they ran.
     """
 
     def __init__(
         self, attention: Attention, objective: Objective, value: float, model: nn.Module, given: Given,
-        logits: Tensor | None = None, tokenizer: Any = None,
+        logits: Tensor | None = None, tokenizer: Any = None, calls: Sequence[tuple[str, int]] = (),
     ) -> None:  # fmt: skip
         self.attention, self.objective, self.value = attention, objective, value
         self.model, self.given, self.logits, self.tokenizer = model, given, logits, tokenizer
+        self.calls = tuple(calls)
+        self._sound: list[tuple[int, int]] | None = None  # the weights with which the model still did the same
 
     def run(self) -> Any:
         """What the model puts out, run again as it is now, in evaluation mode and without gradients."""
         with evaluating(self.model), torch.no_grad():
             return self.model(*self.given.args, **self.given.kwargs)
+
+    @property
+    def tolerance(self) -> float:
+        """What rounding in the model's own precision explains of the objective, or nearly: kernels differ by it."""
+        dtype = next((one.dtype for one in self.model.parameters() if one.is_floating_point()), torch.float32)
+        largest = max(1.0, abs(self.value), *([] if self.logits is None else [float(self.logits.abs().max())]))
+        return largest * max(torch.finfo(dtype).eps, 1e-6) * 32
+
+    def checked(self) -> float:
+        """The objective of the model as it is now: it runs once more.
+
+        Raises:
+            ValueError: it is another than in the trace.
+        """
+        now = float(self.objective.of(self.run()))
+        if not abs(now - self.value) <= self.tolerance:
+            raise ValueError(
+                f"{self.objective.words} was {self.value:.6g} in the trace and is {now:.6g} now: the model, or what it "
+                "was given, is another. Trace it again."
+            )
+        return now
+
+    def refuse_changed(self) -> None:
+        """:meth:`checked`, unless that was done with these weights, and nobody is open who changes what the model does.
+
+        Raises:
+            ValueError: the model does something else than in the trace.
+        """
+        weights = [(id(one), one._version) for one in self.model.parameters()]
+        if changing() or self._sound != weights:
+            self.checked()
+            self._sound = None if changing() else weights
 
     def effects(
         self,
@@ -70,12 +105,13 @@ class Trace:
 
         Args:
             layer, head: which head; None adds up over that axis, as effects do to first order.
-            heads: pairs (layer, head) in place of the two.
+            heads: pairs (layer, head) in place of the two, each counted once.
             cut: by how much the objective changes instead if the edge is cut: its weight set to "zero", or
                 "knock-out": masked, so that the rest of its row takes its place.
 
         Raises:
-            IndexError: no such layer or head. KeyError: no such part. ValueError: the layer has no gradient.
+            IndexError: no such layer or head. KeyError: no such part. ValueError: the layer has no gradient; ``heads``
+                is empty.
         """
         of = self.attention.part(part)
 
@@ -86,23 +122,28 @@ class Trace:
 
         if heads is None:
             layers = range(len(of.layers)) if layer is None else [layer]
-            pairs = [pair for at in layers if of.layers[at].heads for pair in of_layer(at, head)]
+            pairs = [pair for at in layers if layer is not None or of.layers[at].heads for pair in of_layer(at, head)]
         else:
-            pairs = [pair for at, h in heads for pair in of_layer(at, h)]
+            pairs = list(dict.fromkeys(pair for at, h in heads for pair in of_layer(at, h)))
+            if not pairs:
+                raise ValueError("heads is empty; name at least one pair (layer, head), or leave it out.")
         return Effects(self.attention, of, pairs, cut)
 
     def reaches(self, part: str | None = None) -> list[Tensor]:
         """bool [head, query] of each layer: False where nothing that the head puts out there can reach the objective.
 
         There the gradient is exactly zero: no path leads from it to the number that is explained, as from the last
-        layer's other tokens.
+        layer's other tokens; or every path ends at a unit that is off, or below what the model's precision can hold.
+
+        Raises:
+            KeyError: no such part. ValueError: a layer has no gradient.
         """
         of = self.attention.part(part)
         sample = self.attention.sample_in(of)
         return [
             (gradient_of(layer)[sample % layer.shape[0]] != 0).any(-1)
             if layer.heads
-            else torch.empty(0, layer.shape[2])
+            else torch.empty(0, layer.shape[2], dtype=torch.bool)
             for layer in of.layers
         ]
 
@@ -118,8 +159,11 @@ def gradient_of(layer: Layer) -> Tensor:
     """
     if layer.gradient is None or layer.v is None:
         raise ValueError(
-            f"{layer.name} has no gradient and values: trace(model, text, tokenizer) keeps them. A softmax that "
-            "multiplies its values with einsum, or changes its weights first, shows none."
+            f"{layer.name} has no gradient: its output {layer.why['gradient']}."
+            if "gradient" in layer.why
+            else f"{layer.name} has no gradient and values: trace(model, text, tokenizer) keeps them. A softmax that "
+            "multiplies its values with einsum, or changes its weights first, shows none; nor does what ran without "
+            "gradients, or before something that did."
         )
     return layer.gradient
 
@@ -145,18 +189,42 @@ class Effects(Computed):
         for at, head in self.heads:
             layer = self.part.layers[at]
             sample = self._sample % layer.shape[0]
-            p = layer.block(sample, head, rows)[0]
+            p, lse = layer.block(sample, head, rows)
             e = p * slopes(layer, sample, head, rows)
             if self.cut == "zero":
                 e = -e
             elif self.cut == "knock-out":
-                # A token that attends to nothing else has nothing to put in its place: the head falls silent there.
-                e = torch.where(p < 1, (p * e.sum(1, keepdim=True) - e) / (1 - p).clamp_min(1e-12), -e)
+                e = _knocked_out(p, e, _leak(layer, sample, head, rows, p, lse))
             total += e
         return total
 
     def __repr__(self) -> str:
         return f"<Effects of {len(self.heads)} heads of {self.part.name}: {self.shape[0]} × {self.shape[1]}>"
+
+
+def _leak(layer: Layer, sample: int, head: int, rows: Tensor, p: Tensor, lse: Tensor) -> Tensor:
+    """Weight of rows ``p`` [row, key] that goes to no key, [row, 1]."""
+    if layer.sink is not None:
+        sink = layer.sink[sample % len(layer.sink), head].float()
+        return torch.exp((sink[rows] if len(sink) > 1 else sink) - lse)[:, None]
+    missing = 1 - p.sum(1, keepdim=True)
+    return torch.where(missing > 1e-5, missing, 0.0)  # less is rounding
+
+
+def _knocked_out(p: Tensor, e: Tensor, leak: Tensor) -> Tensor:
+    """What masking each entry of rows ``p`` [row, key] changes, to first order, given what each adds.
+
+    What is left of a row beside its largest entry may be less than float32 tells 1 from, so it is added up by itself.
+    """
+    top = p.argmax(1, keepdim=True)
+
+    def others(x: Tensor) -> Tensor:
+        beside = x.scatter(1, top, 0.0).sum(1, keepdim=True)
+        return (x.sum(1, keepdim=True) - x).scatter(1, top, beside)
+
+    left = others(p) + leak
+    # A token that attends to nothing else has nothing to put in its place: the head falls silent there.
+    return torch.where(left > 0, p * others(e) / left.masked_fill(left <= 0, 1.0) - e, -e)
 
 
 def slopes(layer: Layer, sample: int, head: int, rows: Tensor) -> Tensor:
@@ -204,14 +272,26 @@ def trace(
     >>> run.effects(1, 0).shape
     (13, 13)
     """
+    refuse_misspelt(model, forward, trace)
     if isinstance(inputs, list) and len(inputs) == 1 and isinstance(inputs[0], (str, tuple)):
         inputs = inputs[0]
     decodes = bool(forward.keys() & {"decoder_input_ids", "decoder_inputs_embeds", "labels"})
-    given = given_to(model, inputs, tokenizer, target=target, truncate=truncate, decodes=decodes)
-    given = replace(given, kwargs={**given.kwargs, **forward})
-    recorder = _Tracer(model, tokenizer, dtype=dtype)
-    recorder.texts, recorder.targets = given.texts, given.targets
-    with evaluating(model), torch.enable_grad(), recorder:
+    with torch.inference_mode(False), evaluating(model), torch.enable_grad():
+        given = given_to(model, inputs, tokenizer, target=target, truncate=truncate, decodes=decodes)
+        kwargs = {name: _differentiable(one) for name, one in {**given.kwargs, **forward}.items()}
+        given = replace(given, args=tuple(map(_differentiable, given.args)), kwargs=kwargs)
+        if any(one.is_inference() for one in model.parameters()):
+            raise ValueError(
+                "The model was made under torch.inference_mode(), and torch computes no gradients through its weights: "
+                "load it outside."
+            )
+        recorder = _Tracer(model, tokenizer, dtype=dtype)
+        recorder.texts, recorder.targets = given.texts, given.targets
+        return _traced(model, given, recorder, objective, position)
+
+
+def _traced(model: nn.Module, given: Given, recorder: _Tracer, objective: Any, position: int | None) -> Trace:
+    with recorder:
         output = model(*given.args, **given.kwargs)
         told = recorder.inputs
         if told.batch != 1:
@@ -219,7 +299,8 @@ def trace(
         decoded = told.decoded is not None
         found = Objective.resolved(
             objective, output, position=position, tokenizer=recorder.tokenizer,
-            config=getattr(unwrapped(model), "config", None), ids=told.decoded if decoded else told.read,
+            config=getattr(unwrapped(model), "config", None),
+            ids=told.decoded if decoded else told.read, causal=decoded or recorder.is_causal,
             keep=told.keep_decoded if decoded else told.keep,
         )  # fmt: skip
         value = found.scalar(output)
@@ -228,7 +309,26 @@ def trace(
     if found.ids:
         every = logits_of(output).detach().float().cpu()[0]
         logits = every if found.position is None else every[found.position]
-    return Trace(recorder.attention, found, float(value.detach()), model, given, logits, recorder.tokenizer)
+    attention = recorder.attention
+    calls = recorder.in_order(attention)
+    return Trace(attention, found, float(value.detach()), model, given, logits, recorder.tokenizer, calls)
+
+
+def _differentiable(value: Any) -> Any:
+    """What was made under torch.inference_mode() cannot be kept for a backward pass; a copy can."""
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+_BLIND = (
+    "ran without gradients, under torch.no_grad() or checkpointing with use_reentrant=True: what the objective owes to "
+    "it, and to what ran before it, is not known"
+)
+
+
+_OVERWRITTEN = (
+    "is not what its weights and values come to, since an intervention that is open put something else there: what the "
+    "objective owes to them is not known"
+)
 
 
 class _Tracer(Recorder):
@@ -237,20 +337,47 @@ class _Tracer(Recorder):
     def __init__(self, model: nn.Module, tokenizer: Any, dtype: torch.dtype | None) -> None:
         super().__init__(model, tokenizer, dtype=dtype, keep_values=True)
         self._zeros: Tensor | None = None  # those of the call that is being heard
+        self._before: Tensor | None = None  # what it put out, before they were added
         self._leaves: list[tuple[int, Tensor]] = []  # place among the calls that are kept, zeros
+        self._blind = 0  # how many calls have run, up to the last one without gradients
 
     def change(self, call: Call) -> Change:
         def apply(out: Tensor) -> Tensor:
-            self._zeros = torch.zeros_like(out, requires_grad=True)
+            if not torch.is_grad_enabled():
+                self._blind = len(self._run.kept) + 1
+                self.remark(call.name, _BLIND)
+                return out
+            self._zeros, self._before = torch.zeros_like(out, requires_grad=True), out.detach()
             return out + self._zeros
 
         return Change(apply)
 
     def add(self, taken: Kept, call: Call, out: Tensor | None) -> None:
         super().add(taken, call, out)
-        if self._zeros is not None:
-            self._leaves.append((len(self._run.kept) - 1, self._zeros))
-            self._zeros = None
+        zeros, before = self._zeros, self._before
+        self._zeros = self._before = None
+        if zeros is None:
+            return
+        at = len(self._run.kept) - 1
+        self._leaves.append((at, zeros))
+        if out is not None and before is not None and not _same(out.detach(), before):
+            # Others changed it before the zeros were added, by something else than other weights or values.
+            self.remark(call.name, _OVERWRITTEN)
+            layer = self._run.kept[at].layer
+            self._run.kept[at] = replace(taken, layer=replace(layer, why={**layer.why, "gradient": _OVERWRITTEN}))
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether there is a text of which each token is told by those before it."""
+        return any(one.layer.mask.is_causal for one in self._run.kept)
+
+    def in_order(self, attention: Attention) -> list[tuple[str, int]]:
+        """Pairs (part, layer), as they ran."""
+        ran = {id(one.layer.gradient): at for at, one in enumerate(self._run.kept)}
+        parts = [attention.part(name) for name in attention.parts]
+        every = [(part.name, at, layer) for part in parts for at, layer in enumerate(part.layers) if layer.heads]
+        every.sort(key=lambda one: ran.get(id(one[2].gradient), 0))  # heads that were joined keep their own order
+        return [(name, at) for name, at, _ in every]
 
     @property
     def inputs(self) -> Inputs:
@@ -263,13 +390,28 @@ class _Tracer(Recorder):
     def backward(self, value: Tensor, words: str) -> None:
         """Put the gradient of ``value`` into every layer that was heard."""
         if not value.requires_grad:
-            raise ValueError(
-                f"The objective, {words}, does not depend on any attention in a way that torch can differentiate: it "
-                "was detached, computed without gradients, or read from something else."
-            )
+            raise ValueError(_independent(words))
+        if not self._leaves:
+            raise ValueError(f"All of the attention {_BLIND}.")
         found = torch.autograd.grad(value, [zeros for _, zeros in self._leaves], allow_unused=True)
+        if all(gradient is None for gradient in found):
+            raise ValueError(_independent(words))
         kept = self._run.kept
         for (at, zeros), gradient in zip(self._leaves, found, strict=True):
+            if at < self._blind or "gradient" in kept[at].layer.why:
+                continue
             gradient = torch.zeros_like(zeros) if gradient is None else gradient
             kept[at] = replace(kept[at], layer=replace(kept[at].layer, gradient=gradient.detach().float().cpu()))
         self._leaves.clear()
+
+
+def _independent(words: str) -> str:
+    return (
+        f"The objective, {words}, does not depend on any attention in a way that torch can differentiate: it was "
+        "detached, computed without gradients, or read from something else."
+    )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit, NaN included."""
+    return a.data_ptr() == b.data_ptr() or torch.equal(a.nan_to_num(), b.nan_to_num())

@@ -22,12 +22,13 @@ from typing import Any
 import anywidget
 import traitlets as t
 
-from . import __version__, wire
+from . import __version__, truth, wire
 from .attention import Attention
 from .compare import SIDES, CommonPart, Difference
 from .layers import Part
 from .maps import REDUCTIONS, Computed, OfTokens
 from .measures import STATISTICS, Measures, own
+from .trace import Trace
 from .wire import Shown
 
 _FRONT_END = Path(__file__).parent / "static" / "widget.js"
@@ -84,9 +85,12 @@ class Selection(t.HasTraits):
     views = t.Dict(help="views that were given a name: the traits of each").tag(sync=True)
     scale = t.Enum(("linear", "sqrt", "log", "uniform"), "sqrt", help="from weights to colours").tag(sync=True)
     threshold = t.Float(0.9, help="share of each row's weight that the drawn edges carry").tag(sync=True)
+    effects = t.Bool(False, help="of a trace: whether edges show what they do to the objective").tag(sync=True)
     theme = t.Enum(("auto", "light", "dark"), "auto", help="auto follows the notebook").tag(sync=True)
 
-    def __init__(self, attention: Shown, *, measures: Mapping[str, Any] | None = None, **traits: Any) -> None:
+    def __init__(self, attention: Shown | Trace, *, measures: Mapping[str, Any] | None = None, **traits: Any) -> None:
+        self._trace = attention if isinstance(attention, Trace) else None
+        attention = attention.attention if isinstance(attention, Trace) else attention
         if not isinstance(attention, (Attention, Difference)):
             raise TypeError(
                 f"An Attention can be shown, a {type(attention).__name__} cannot. Make one with "
@@ -105,6 +109,11 @@ class Selection(t.HasTraits):
     def attention(self) -> Shown:
         """What is looked at."""
         return self._attention
+
+    @property
+    def trace(self) -> Trace | None:
+        """What the effects of edges are computed from, where a trace is shown."""
+        return self._trace
 
     @property
     def map(self) -> Computed:
@@ -146,7 +155,7 @@ class Selection(t.HasTraits):
         return {name: value for name, value in self._chosen().items() if name != "views"} | {"attnwidget": __version__}
 
     def code(self) -> str:
-        """The line of Python that makes this view again, of an attention called ``attention``.
+        """The line of Python that makes this view again, of an attention called ``attention``, or a trace ``trace``.
 
         >>> import torch
         >>> from attnwidget import Attention
@@ -156,9 +165,8 @@ class Selection(t.HasTraits):
         usual = {name: self.traits()[name].default() for name in NAMES} | _opening(self._attention)
         chosen = {name: getattr(self, name) for name in NAMES if name != "views"}
         words = [f"{name}={value!r}" for name, value in chosen.items() if value != usual[name]]
-        return (
-            f"AttentionWidget({', '.join(['attention', *(['measures=measures'] if self._measures else []), *words])})"
-        )
+        shown = ["trace" if self._trace else "attention", *(["measures=measures"] if self._measures else [])]
+        return f"AttentionWidget({', '.join([*shown, *words])})"
 
     def _chosen(self) -> dict[str, Any]:
         """All of the above by name, as JSON has it."""
@@ -197,7 +205,7 @@ class Selection(t.HasTraits):
 
     @t.validate(
         "sample", "part", "layer", "head", "heads", "query", "pinned", "step", "sort", "threshold", "least", "switches",
-        "views",
+        "views", "effects",
     )  # fmt: skip
     def _known(self, proposal: Mapping[str, Any]) -> Any:
         name, value = proposal["trait"].name, proposal["value"]
@@ -226,6 +234,8 @@ class Selection(t.HasTraits):
             raise t.TraitError(f"threshold is {value}; it must be above 0 and at most 1.")
         if name == "least" and value is not None and not math.isfinite(value):
             raise t.TraitError(f"least is {value}; it must be a number, or None to dim no head.")
+        if name == "effects" and value and self._trace is None:
+            raise t.TraitError("There is no objective to have effects on: show trace(model, text, tokenizer).")
         if name == "switches":
             return _switched(value)
         if name == "views":
@@ -275,7 +285,7 @@ class Selection(t.HasTraits):
 NAMES = tuple(name for name, one in vars(Selection).items() if isinstance(one, t.TraitType))
 # What another attention may lack, in the order in which one depends on another; and what has bounds of its own.
 _OF_ATTENTION = ("sample", "part", "layer", "head", "heads", "query", "pinned", "step", "sort", "least")
-_BOUNDED = ("threshold", "least", "switches", "views")
+_BOUNDED = ("threshold", "least", "switches", "views", "effects")
 
 
 def _opening(attention: Shown) -> dict[str, Any]:
@@ -380,7 +390,8 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
 
     Args:
         attention: what :func:`~attnwidget.capture` returned, or made of numbers of your own; or two of them, compared
-            by :func:`~attnwidget.compare`.
+            by :func:`~attnwidget.compare`; or what :func:`~attnwidget.trace` returned: then edges can show what they do
+            to the objective, and the browser can have the model run without them.
         budget: bytes that travel at once and that a saved notebook keeps: thumbnails of all heads, and as many whole
             maps as fit. The rest is asked for when somebody looks.
         measures: numbers of your own for every head, {name: [layer, head]}, of the first part, or
@@ -396,10 +407,11 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
 
     _esm: Any = _FRONT_END if _FRONT_END.is_file() else ""
     _bundle = t.Bytes().tag(sync=True)
+    verified = t.Dict(help="what was verified last: see attnwidget.truth.verified").tag(sync=False)
 
     def __init__(
         self,
-        attention: Shown,
+        attention: Shown | Trace,
         *,
         budget: int = 700_000,
         measures: Mapping[str, Any] | None = None,
@@ -414,9 +426,10 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
         unknown = {name: value for name, value in traits.items() if not self.has_trait(name)}
         known = {name: traits[name] for name in NAMES if name in traits}
         chosen = Selection(attention, measures=measures, **unknown, **known)
+        self._trace = chosen.trace
         self._budget = budget
         self._measures = chosen._measures
-        self._waiting: deque[tuple[Shown, Any]] = deque()
+        self._waiting: deque[tuple[Shown | Trace, Any]] = deque()
         self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None  # the one that has been asked for a turn
         super().__init__(attention, measures=measures, **traits, _bundle=self._pack(chosen))
@@ -431,13 +444,14 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
         return self._attention
 
     @attention.setter
-    def attention(self, attention: Shown) -> None:
+    def attention(self, attention: Shown | Trace) -> None:
         self._replace(attention, None)
 
-    def _replace(self, attention: Shown, measures: Mapping[str, Any] | None) -> None:
+    def _replace(self, attention: Shown | Trace, measures: Mapping[str, Any] | None) -> None:
         now = {name: getattr(self, name) for name in NAMES}
         fresh = Selection(attention, measures=measures)  # refuses what is none
-        state = _existing(attention, now, fresh._measures)
+        now["effects"] = now["effects"] and fresh.trace is not None
+        state = {**_existing(fresh.attention, now, fresh._measures), "effects": now["effects"]}
         chosen = Selection(attention, measures=measures, **{**now, **state})
         packed = self._pack(chosen)
         with self._lock:
@@ -446,7 +460,7 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
         for request in late:
             self._refuse(request, "Another attention is shown by now.")
         with self.hold_sync(), self.hold_trait_notifications():
-            self._attention, self._measures = attention, chosen._measures
+            self._attention, self._measures, self._trace = chosen.attention, chosen._measures, chosen.trace
             for name, value in {**state, "_bundle": packed}.items():
                 setattr(self, name, value)
 
@@ -500,6 +514,7 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
             first=first_of(chosen),
             measures=chosen._measures,
             stepped=stepped_of(chosen),
+            objective=truth.about(chosen.trace),
         )
 
     @t.observe("sample")
@@ -519,7 +534,7 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
         told = content if isinstance(content, Mapping) else {}
         with self._lock:
             if told.get("type") == "get" and isinstance(told.get("requests"), list):
-                self._waiting.extend((self._attention, one) for one in told["requests"])
+                self._waiting.extend((self._trace or self._attention, one) for one in told["requests"])
             elif told.get("type") == "cancel" and isinstance(told.get("ids"), list):
                 # Nobody waits for these any more: they get no reply.
                 for one in [one for one in self._waiting if _id(one[1]) in told["ids"]]:
@@ -556,13 +571,30 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
         with self._lock:
             if not self._waiting or self.comm is None:
                 return False
-            attention, request = self._waiting.popleft()
+            about, request = self._waiting.popleft()
         try:
-            for content, buffers in wire.messages(*wire.answer(attention, request)):
+            for content, buffers in wire.messages(*self._answer(about, request)):
                 self.send(content, buffers)
         except Exception as problem:
             self._refuse(request, f"The answer could not be sent: {problem!r}")
         return True
+
+    def _answer(self, about: Shown | Trace, request: Any) -> tuple[dict[str, Any], list[bytes]]:
+        if not isinstance(about, Trace):
+            return wire.answer(about, request)
+        if not isinstance(request, Mapping) or request.get("want") not in ("effects", "verified"):
+            return wire.answer(about.attention, request)
+        found: dict[str, Any] | None = None
+
+        def make() -> bytes:
+            nonlocal found
+            made, found = truth.answer(about, request)
+            return made
+
+        reply = wire.reply(request, make)
+        if found is not None:
+            self.verified = found
+        return reply
 
     def _refuse(self, request: Any, words: str) -> None:
         self.send({"type": "error", "id": _id(request), "message": words})

@@ -10,9 +10,10 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -172,6 +173,8 @@ def bundle(
     standalone: bool = False,
     measures: Measures | None = None,
     stepped: Sequence[tuple[str, int, int]] = (),
+    objective: Mapping[str, Any] | None = None,
+    beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> bytes:
     """What must survive without a kernel: thumbnails of every head, and as many whole maps as fit.
 
@@ -185,13 +188,17 @@ def bundle(
             not fit, and a note says how many heads are there.
         measures: somebody's own numbers, by part and name, [layer, head]; statistics are there where they are cheap.
         stepped: (part, layer, head) of heads whose vectors go in, too, where there are any.
+        objective: {"words", "value"} of a number that came out, where effects on it can be asked for.
+        beside: further blocks by key, which go in in any case.
     """
     if not (isinstance(budget, Real) and budget > 0):
         raise ValueError(f"budget is {budget!r}; it must be a number of bytes above 0.")
     wanted = _Wanted(first, standalone, measures or {}, stepped)
     others = _others(attention, budget, standalone)
     share = budget if not others else budget // (len(others) + 1) if standalone else budget // 2
-    meta, arrays = _one_bundle(attention, share, wanted)
+    meta, arrays = _one_bundle(attention, share - sum(map(len, beside.values())), wanted)
+    meta["objective"] = objective
+    arrays |= {name: np.frombuffer(block, np.uint8) for name, block in beside.items()}
     for other in others:
         left = (budget - share) // len(others)
         packed = pack("bundle", *_one_bundle(attention.select(other), left, wanted), compress=False)
@@ -515,9 +522,14 @@ def answer(attention: Shown, request: Any) -> tuple[dict[str, Any], list[bytes]]
         and none.
     """
     fields = request if isinstance(request, Mapping) else {}
-    name = fields.get("id")
+    return reply(fields, lambda: _answer(attention, fields))
+
+
+def reply(request: Mapping[str, Any], make: Callable[[], bytes]) -> tuple[dict[str, Any], list[bytes]]:
+    """What :func:`answer` returns, of whatever block ``make`` makes for a request."""
+    name = request.get("id")
     try:
-        block = _answer(attention, fields)
+        block = make()
     except (LookupError, ValueError) as problem:
         message = str(problem.args[0]) if problem.args else repr(problem)
     except Exception as problem:

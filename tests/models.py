@@ -74,6 +74,15 @@ def make(family: str) -> tuple[nn.Module, dict[str, Any]]:
             t.ViTModel(t.ViTConfig(**size, image_size=(24, 32), patch_size=8)),
             {"pixel_values": torch.randn(1, 3, 24, 32, generator=torch.Generator().manual_seed(2))},
         ),
+        "swin": lambda: (  # four windows, shifted in the second layer; then a stage that is one window
+            t.SwinModel(
+                t.SwinConfig(
+                    image_size=32, patch_size=4, embed_dim=16, depths=[2, 1], num_heads=[2, 4], window_size=4,
+                    drop_path_rate=0.0,
+                )
+            ),
+            {"pixel_values": torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(2))},
+        ),
         "bloom": lambda: (
             t.BloomForCausalLM(t.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4)),
             text,

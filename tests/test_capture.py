@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
+from attnwidget import listen
 from attnwidget.attention import Attention
 from attnwidget.capture import NoAttentionError, capture, record
+from attnwidget.listen import Listener
 from models import VOCABULARY, Bare, Handmade, make
 
 FAMILIES = ["gpt2", "bert", "llama", "mistral", "gemma2", "gpt_oss", "t5", "bart", "vit", "bloom"]
@@ -942,17 +944,52 @@ def test_listening_keeps_no_tensor_that_the_model_lets_go() -> None:
 
 
 def test_recorders_are_closed_in_turn() -> None:
+    """What is closed before what is in it takes that along, and leaves nothing behind."""
+    lookups = interface_methods()
     model, inputs = make("bloom")
     outer, inner = record(model), record(model)
     outer.__enter__()
     inner.__enter__()
-    with pytest.raises(RuntimeError, match="opposite"):
-        outer.__exit__(None, None, None)
     with torch.no_grad():
         model(**inputs)
+        with pytest.raises(RuntimeError, match="opposite"):
+            outer.__exit__(None, None, None)
+        model(**inputs)
     inner.__exit__(None, None, None)
-    outer.__exit__(None, None, None)
-    assert torch.equal(inner.attention[0, 0].weights(), outer.attention[0, 0].weights())
+    assert [len(one.attentions) for one in (outer, inner)] == [1, 1]
+    assert interface_methods() == lookups
+    assert torch.overrides._len_torch_function_stack() == 0  # type: ignore[attr-defined]
+    with record(model) as rec, torch.no_grad():
+        model(**inputs)
+    assert torch.equal(rec.attention[0, 0].weights(), inner.attention[0, 0].weights())
+
+
+class Leaving:
+    """A listener of another thread that closes as soon as somebody looks at it."""
+
+    looks, acts, change = True, True, Listener.change
+
+    @property
+    def _thread(self) -> int:
+        return 0 if self.hears(None) else -1
+
+    def hears(self, module: object) -> bool:
+        listen._open.remove(self)  # type: ignore[arg-type]
+        return False
+
+    _here = hears
+
+
+def test_who_closes_meanwhile_in_another_thread_leaves_the_others_listening() -> None:
+    model, inputs = make("llama")
+    model.set_attn_implementation("eager")  # type: ignore[operator]  # of transformers
+    with record(model) as rec, torch.no_grad():
+        listen._open.insert(0, Leaving())  # type: ignore[arg-type]
+        model(**inputs)
+        listen._open.insert(0, Leaving())  # type: ignore[arg-type]
+    # Missed by the interface, a call would be seen as a softmax.
+    assert [one.q is not None for one in rec.attention.part().layers] == [True, True]
+    assert not listen._open
 
 
 def test_memory_is_planned_for_the_layers_that_attend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,19 +40,38 @@ NEIGHBOURS = {
     "inputs": {"picture"},
     "parts": {"tokens", "masks", "layers", "inputs"},
     "listen": {"functions"},
+    "acting": {"listen"},
+    "reweigh": {"listen"},
     "trace": {"capture", "listen", "objective"},
+    "attribution": {"compare", "trace"},
+    "flows": {"attribution"},
+    "stream": {"trace"},
+    "contributions": {"attribution", "flows", "stream"},
+    "gradients": {"attribution", "trace"},
+    "integrated": {"attribution", "capture"},
+    "interactions": {"attribution", "capture", "contributions", "flows", "listen", "stream"},
+    "measures": {"rows"},
+    "labels": {"capture", "measures", "rows"},
     "thumbnails": {"compare"},
     "wire": {"compare", "measures", "steps", "thumbnails"},
     "capture": {"check", "listen"},
     "generation": {"capture"},
+    "copies": {"intervene"},
+    "pruning": {"copies", "intervene"},
+    "study": {"copies"},
+    "truth": {"intervene"},
+    "widget": {"truth"},
     "show": {"tiny"},
+    "charts": {"colours"},
+    "dashboard": {"charts", "colours"},
     "__main__": {"export", "tiny"},
 }
 
 WIDGETS = {"IPython", "anywidget", "bqplot", "ipywidgets", "traitlets"}
 PUBLIC = {
-    "Attention", "AttentionWidget", "Trace", "__version__", "capture", "capture_generation", "compare", "record",
-    "show", "show_generation", "tiny", "to_html", "trace",
+    "MEASURES", "METHODS", "Attention", "AttentionWidget", "Attribution", "Dashboard", "Trace", "__version__", "ablate",
+    "attribute", "capture", "capture_generation", "compare", "effect", "faithfulness", "importance", "label",
+    "positions", "pruning", "record", "show", "show_generation", "statistics", "tiny", "to_html", "trace",
 }  # fmt: skip
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "static" not in path.parts)
@@ -121,8 +140,8 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
         assert not imported & WIDGETS, "floors 0 and 1 know no widget"
     if module not in {"capture", "generation", "listen", "tiny"}:
         assert "transformers" not in imported, "only the rooms that run models know transformers"
-    if module != "dashboard":
-        assert "bqplot" not in imported, "only dashboard knows bqplot"
+    if module not in {"charts", "dashboard"}:
+        assert "bqplot" not in imported, "only charts and dashboard know bqplot"
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -123,7 +123,7 @@ def test_it_opens_with_the_mean_of_all_heads_and_everything_the_browser_needs() 
         "query": None, "pinned": [], "step": None, "view": "arcs", "arrangement": "columns", "group": "token",
         "direction": "attends", "sinks": True, "side": "difference", "sort": "", "least": None,
         "switches": {"scale": True, "mask": True, "positions": True, "uniform": False, "temperature": 1.0},
-        "views": {}, "scale": "sqrt", "threshold": 0.9, "theme": "auto",
+        "views": {}, "effects": False, "scale": "sqrt", "threshold": 0.9, "theme": "auto",
     }  # fmt: skip
     assert opened["data"]["buffer_paths"] == [["_bundle"]]
     assert wire.unpack(opened["buffers"][0]).kind == "bundle"

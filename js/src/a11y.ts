@@ -133,6 +133,15 @@ export function weightText(weight: number): string {
   return weight < 0.005 ? "<0.01" : weight.toFixed(2);
 }
 
+const valued = (more: number) => (value: number): string => {
+  const size = Math.abs(value);
+  const text = size === 0 ? "0" : size >= 0.01 ? size.toFixed((size >= 100 ? 0 : size >= 10 ? 1 : 2) + more) : size < 0.001 ? size.toExponential(more).replace("-", "−") : size.toPrecision(1 + more);
+  return value < 0 ? `−${text}` : text;
+};
+
+/** A number that is no weight, short; and with a digit more, for what is compared. */
+export const [valueText, closeText] = [valued(0), valued(1)];
+
 /** A difference of weights, with its sign. */
 export const deltaText = (delta: number): string => (delta > 0 ? `+${weightText(delta)}` : delta < 0 ? `−${weightText(-delta)}` : weightText(delta));
 
@@ -198,6 +207,8 @@ export interface Spoken {
   signed?: boolean;
   /** The token that was produced at the query. */
   produced?: number;
+  /** What follows the weight of the edge to or from `at`; it is told at length of the first. */
+  effect?: (at: number, first: boolean) => string;
 }
 
 export function boundOf({ layer, head, reduce, heads = [] }: Selection): Spoken["bound"] {
@@ -225,7 +236,7 @@ function mentioned(cells: Float32Array): Mentioned {
  * “it” routes 0.62 of its weight to “animal”, 0.14 to “street”, 0.11 to “The”, 0.13 to 9 others.
  * “sat” was produced at “cat”, which routes 0.31 of its weight to “The”, 0.69 to 2 others.
  */
-export function rowSentence(queries: readonly number[], row: Float32Array, leak: number, { queries: from, keys, bound, produced, signed }: Spoken): Piece[] {
+export function rowSentence(queries: readonly number[], row: Float32Array, leak: number, { queries: from, keys, bound, produced, signed, effect }: Spoken): Piece[] {
   const several = queries.length > 1;
   const one = produced === undefined ? from.of(queries[0]) : [...from.of(produced), words(" was produced at "), ...from.of(queries[0]), words(", which")];
   const subject = several ? [words(`${counted(queries.length, "pinned token")} together`)] : one;
@@ -233,7 +244,7 @@ export function rowSentence(queries: readonly number[], row: Float32Array, leak:
   const { indices, rest, restCount } = mentioned(row);
   if (indices.length === 0) return [...subject, words(several ? " have no weights on any key." : emptyRow(row, leak))];
   if (signed === true) return [...subject, words(`${several ? " give" : " gives"} `), ...changes(indices, row, keys, " to "), words(".")];
-  const parts: Piece[][] = indices.map((j, n) => [number(row[j]), words(n === 0 ? share(several ? queries.length : 0, bound) : " to "), ...keys.of(j)]);
+  const parts: Piece[][] = indices.map((j, n) => [number(row[j]), words(n === 0 ? share(several ? queries.length : 0, bound) : " to "), ...keys.of(j), ...also(effect, j, n)]);
   if (restCount > 0 && bound === "") parts.push([number(rest), words(` to ${counted(restCount, "other")}`)]);
   if (leak > 0.0005) parts.push([number(leak), words(" leaves to the sink")]);
   return [...subject, words(` ${several ? "route" : "routes"} ${bound}`), ...listed(parts), words(".")];
@@ -251,12 +262,12 @@ function emptyRow(row: Float32Array, leak: number): string {
 }
 
 /** “animal” receives 0.62 from “it”, 0.20 from “was”, 0.31 from 9 others. */
-export function columnSentence(key: number, column: Float32Array, { queries, keys, bound, signed }: Spoken): Piece[] {
+export function columnSentence(key: number, column: Float32Array, { queries, keys, bound, signed, effect }: Spoken): Piece[] {
   if (column.some(Number.isNaN)) return [...keys.of(key), words(" receives weights that are not numbers (NaN).")];
   const { indices, rest, restCount } = mentioned(column);
   if (indices.length === 0) return [...keys.of(key), words(column.every((cell) => cell === PADDED) ? " is padding: nothing looks at it." : " receives nothing.")];
   if (signed === true) return [...keys.of(key), words(" receives "), ...changes(indices, column, queries, " from "), words(".")];
-  const parts = indices.map((i): Piece[] => [number(column[i]), words(" from "), ...queries.of(i)]);
+  const parts = indices.map((i, n): Piece[] => [number(column[i]), words(" from "), ...queries.of(i), ...also(effect, i, n)]);
   if (restCount > 0 && bound === "") parts.push([number(rest), words(` from ${counted(restCount, "other")}`)]);
   return [...keys.of(key), words(` receives ${bound}`), ...listed(parts), words(".")];
 }
@@ -271,6 +282,8 @@ export function cellSentence(i: number, j: number, cell: number, { queries, keys
 /** +0.21 to “cat”, −0.10 to “dog”: what A gives more, or less, than B. */
 const changes = (indices: readonly number[], cells: Float32Array, names: Names, where: string): Piece[] =>
   listed(indices.map((at): Piece[] => [number(cells[at], true), words(where), ...names.of(at)]));
+
+const also = (effect: Spoken["effect"], at: number, n: number): Piece[] => (effect === undefined ? [] : [words(effect(at, n === 0))]);
 
 const listed = (parts: readonly Piece[][]): Piece[] => parts.flatMap((part, n) => (n === 0 ? part : [words(", "), ...part]));
 

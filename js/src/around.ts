@@ -48,7 +48,7 @@ export function samples(strands: Strands, palette: Palette, [a, b]: readonly str
   const sample = (words: string, strand: number, weight = 0.4): HTMLElement => {
     const canvas = element("canvas", { "aria-hidden": "true" });
     const pen = fit(canvas, 38, 14);
-    tapers(pen, [{ curve: [2, 7, 12, 7, 22, 7, 32, 7], weight }], strands.stroke(palette, strand, weight), 6);
+    tapers(pen, [{ curve: [2, 7, 12, 7, 22, 7, 32, 7], weight }], strands.stroke(palette, { query: 0, key: 0, strand, weight }), 6);
     if (strands.several) marker(pen, strand, 32, 7, 7);
     return element("span", { role: "listitem" }, canvas, words);
   };

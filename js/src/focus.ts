@@ -4,9 +4,10 @@
  * One per state, shared by all views, so that each picture of a hover comes from the same numbers computed once.
  */
 
+import type { WeightMap } from "./math.ts";
 import { MASKED, PADDED } from "./math.ts";
 import type { Hover, Moment, Shown, State, ViewContext } from "./state.ts";
-import { focusedQuery, momentOf, placeOf, shown, tokenOf } from "./state.ts";
+import { effectsIn, focusedQuery, momentOf, placeOf, shown, tokenOf } from "./state.ts";
 import { atEnd } from "./until.ts";
 import { wordsOf } from "./wire.ts";
 
@@ -20,6 +21,8 @@ export interface Focus {
   row: Float32Array | null;
   /** [n_q] */
   column: Float32Array | null;
+  /** What these edges do to the objective, where that is shown: beside keys the rows, added up, beside queries the column. */
+  effects: Readonly<Record<"query" | "key", Float32Array | null>> | null;
   /** What the rows together give to no key. */
   leak: number;
   /** The token that is being produced, if one is. What comes after it is never in focus. */
@@ -28,7 +31,7 @@ export interface Focus {
   error: string | null;
 }
 
-const NOTHING: Focus = { queries: [], key: null, rows: [], row: null, column: null, leak: 0, moment: null, error: null };
+const NOTHING: Focus = { queries: [], key: null, rows: [], row: null, column: null, effects: null, leak: 0, moment: null, error: null };
 
 export interface Focusing {
   readonly current: Focus;
@@ -63,10 +66,12 @@ function focusing(state: State, signal: AbortSignal): Focusing {
     const { queries: asking, keys: asked } = at.axes;
     const moment = momentOf(state, asking);
     const { queries, key } = chosen(state, at, moment, asking === asked);
-    const rows = queries.map((i) => at.map.row(i)).filter((row) => row !== null);
+    const rowsOf = (map: WeightMap): Float32Array[] => queries.map((i) => map.row(i)).filter((one) => one !== null);
+    const [rows, acts] = [rowsOf(at.map), effectsIn(at)?.map];
     const column = key === null ? null : asOf(moment, at.map.column(key));
     const leak = queries.reduce((sum, i) => sum + at.map.leak(i), 0);
-    const now: Focus = { queries, key, rows, row: summed(rows), column, leak, moment, error: null };
+    const effects = acts === undefined ? null : { key: summed(rowsOf(acts)), query: key === null ? null : acts.column(key) };
+    const now: Focus = { queries, key, rows, row: summed(rows), column, effects, leak, moment, error: null };
     tell(now);
     if (rows.length < queries.length || (key !== null && column === null)) void fetch(at, now);
   };

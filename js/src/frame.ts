@@ -1,8 +1,9 @@
 /** The widget as one sees it: controls, matrix and detail, one sentence of numbers. */
 
-import { boundOf, columnSentence, element, liveLine, Names, plain, rowSentence, segmented, selectionText, spelled, stepper } from "./a11y.ts";
+import { boundOf, columnSentence, cut, element, liveLine, Names, plain, rowSentence, segmented, selectionText, spelled, stepper, valueText } from "./a11y.ts";
 import type { Choice, Piece, Segmented, Spoken } from "./a11y.ts";
 import { perFrame, watchWidth } from "./draw.ts";
+import { deed, effectText } from "./effects.ts";
 import { focusOf } from "./focus.ts";
 import type { Focusing } from "./focus.ts";
 import { shapeOf, widthBeside } from "./grid.ts";
@@ -11,10 +12,11 @@ import { asPooled } from "./said.ts";
 import { saved } from "./saved.ts";
 import { scrubber } from "./scrubber.ts";
 import type { Axes, Fields, Shown, State, Traits, View, ViewContext } from "./state.ts";
-import { axesOf, momentOf, selected, shown } from "./state.ts";
+import { axesOf, effectsIn, momentOf, selected, shown } from "./state.ts";
 import { dress, paletteOf, themeOf, watchTheme } from "./theme.ts";
 import type { Tiles } from "./tiles.ts";
 import { atEnd, listen } from "./until.ts";
+import { verifier } from "./verify.ts";
 import { arcs } from "./views/arcs.ts";
 import { graph } from "./views/graph.ts";
 import { heatmap } from "./views/heatmap.ts";
@@ -32,19 +34,19 @@ interface Detail {
   label: string;
   view: View;
   /** What of the toolbar means something in it. */
-  uses: readonly ("threshold" | "scale" | "group")[];
+  uses: readonly ("threshold" | "scale" | "group" | "effects")[];
   /** Whether there is anything for it to show in a part; always, unless given. */
   fits?: (axes: readonly Axis[]) => boolean;
 }
 
 const DETAILS: readonly Detail[] = [
-  { value: "arcs", label: "Arcs", view: arcs, uses: ["threshold", "scale", "group"] },
-  { value: "heatmap", label: "Heat map", view: heatmap, uses: ["scale", "group"] },
+  { value: "arcs", label: "Arcs", view: arcs, uses: ["threshold", "scale", "group", "effects"] },
+  { value: "heatmap", label: "Heat map", view: heatmap, uses: ["scale", "group", "effects"] },
   { value: "graph", label: "Graph", view: graph, uses: ["threshold"], fits: ([queries, keys]) => queries === keys },
   { value: "text", label: "Text", view: text, uses: ["scale", "group"], fits: (axes) => axes.some(({ grid, image: places }) => grid === null || places.length > 0) },
   { value: "image", label: "Image", view: image, uses: ["scale"], fits: (axes) => axes.some(({ grid }) => grid !== null) },
   { value: "steps", label: "Steps", view: steps, uses: [] },
-  { value: "table", label: "Table", view: table, uses: ["threshold", "group"] },
+  { value: "table", label: "Table", view: table, uses: ["threshold", "group", "effects"] },
 ];
 
 const GROUPS: readonly Choice<Traits["group"]>[] = [
@@ -85,11 +87,12 @@ class Frame {
   readonly #trouble = element("p", { class: "attn-trouble", role: "status" });
   readonly #detail = element("div", { class: "attn-detail", role: "group", "aria-label": "Detail" }, element("div", {}, this.#title, this.#subtitle, this.#notes), this.#trouble);
   readonly #sentence = element("p", { class: "attn-sentence" });
+  readonly #base = element("div", { class: "attn-base" }, this.#sentence, element("p", { class: "attn-quiet" }, "a weight is not a reason"));
   readonly #live = liveLine();
   readonly #body = element("div", { class: "attn-body" }, this.#matrix, this.#detail);
   readonly root = element("div", { class: "attnwidget", role: "group", "aria-label": "Attention" },
     element("style", {}, style), this.#bar, this.#time, this.#body,
-    element("div", { class: "attn-base" }, this.#sentence, element("p", { class: "attn-quiet" }, "a weight is not a reason")),
+    this.#base,
     this.#live.el,
   );
 
@@ -112,6 +115,7 @@ class Frame {
     this.#notesOf();
     matrix({ el: this.#matrix, state, tiles, signal });
     this.#clock = scrubber({ el: this.#time, state, tiles, signal });
+    verifier({ el: this.#base, state, tiles, signal }, this.root);
     this.#showDetail();
     this.#follow();
   }
@@ -158,7 +162,7 @@ class Frame {
   // ── controls ──
 
   #toolbar(): void {
-    const { parts, sides } = this.#tiles.meta;
+    const { parts, sides, objective } = this.#tiles.meta;
     const fitting = (): readonly Detail[] => DETAILS.filter(({ fits }) => fits === undefined || fits(Object.values(axesOf(this.#tiles.meta, this.#state.get("part")))));
     const view = this.#control("View", "view", fitting, (name) => ({ view: name }));
     const part = this.#control("Part", "part", () => parts.map(({ name, title }) => ({ value: name, label: name, name: title })), (name) => this.#toPart(name));
@@ -168,10 +172,11 @@ class Frame {
       group: named("of", this.#control("Tokens as", "group", () => GROUPS, (group) => ({ group, hover: null })).el),
       threshold: named("edges that carry", this.#control("Edges that carry", "threshold", () => thresholds(this.#state.get("threshold")), (threshold) => ({ threshold })).el),
       scale: named("scale", this.#control("Scale", "scale", () => SCALES, (scale) => ({ scale })).el),
+      effects: this.#effects(),
     };
-    const settings = element("span", { class: "attn-right" }, ...Object.values(used));
+    const settings = element("span", { class: "attn-right" }, used.group, used.threshold, used.scale);
     this.#bar.append(
-      view.el, ...(parts.length > 1 ? [part.el] : []), ...(sides === null ? [] : [side.el]), ...this.#picker(),
+      view.el, ...(parts.length > 1 ? [part.el] : []), ...(sides === null ? [] : [side.el]), ...this.#picker(), used.effects,
       settings, menu, this.#notice,
     );
     const panel = saved({ el: menu, state: this.#state, tiles: this.#tiles, signal: this.#signal });
@@ -179,11 +184,23 @@ class Frame {
     const fade = (): void => {
       const { uses } = detailOf(this.#state);
       const { queries, keys } = axesOf(this.#tiles.meta, this.#state.get("part"));
-      for (const name of ["threshold", "scale", "group"] as const) used[name].hidden = !uses.includes(name);
+      for (const name of ["threshold", "scale", "group", "effects"] as const) used[name].hidden = !uses.includes(name);
+      used.effects.hidden ||= objective === null;
       used.group.hidden ||= queries.words === null && keys.words === null;
     };
     this.#state.on(["view", "part"], fade, this.#signal);
     fade();
+  }
+
+  /** Whether edges show what they do to the number that is explained. */
+  #effects(): HTMLElement {
+    const { words, value } = this.#tiles.meta.objective ?? { words: "", value: 0 };
+    const button = element("button", { type: "button", title: `${words} = ${valueText(value)}` }, `effect on ${cut(words, 40)}`);
+    const show = (): void => { button.ariaPressed = String(this.#state.get("effects")); };
+    listen(button, { click: () => { this.#state.set({ effects: !this.#state.get("effects") }); } }, this.#signal);
+    this.#state.on("effects", show, this.#signal);
+    show();
+    return element("span", { class: "attn-control" }, element("span", { class: "attn-segmented" }, button));
   }
 
   /** Which of several texts, images … is shown, and why not yet. */
@@ -238,8 +255,9 @@ class Frame {
   #showMap(): void {
     const map = this.#state.get("map");
     const failed = map.status === "error";
-    this.#trouble.textContent = failed ? map.message : "";
-    this.#trouble.hidden = !failed;
+    const why = failed ? map.message : map.status === "ready" && typeof map.effects === "string" ? map.effects : "";
+    this.#trouble.textContent = why;
+    this.#trouble.hidden = why === "";
     if (this.#stage !== null) this.#stage.hidden = failed;
     const selection = (failed ? null : shown(this.#state)?.selection) ?? selected(this.#state);
     const { part, layer, head } = selection;
@@ -314,6 +332,15 @@ class Frame {
     return { ...this.#names, bound: boundOf(selection), signed: map.signed, ...(produced === undefined ? {} : { produced }) };
   }
 
+  /** What the edges of a row, or of a column, do. */
+  #acting(at: Shown, side: "query" | "key"): Pick<Spoken, "effect"> {
+    const [effects, { effects: line, queries }] = [effectsIn(at), this.#focus.current];
+    const shares = line?.[side];
+    if (effects === null || !shares) return {};
+    const reaches = (i: number): boolean => (side === "query" ? effects.reach(i) : queries.some((query) => effects.reach(query)));
+    return { effect: (i, first) => (first ? `, which ${deed(effects, shares[i], reaches(i))}` : ` (${effectText(effects, shares[i])})`) };
+  }
+
   #sentenceNow(): Piece[] {
     const at = shown(this.#state);
     const { queries, key, row, column, leak, moment, error } = this.#focus.current;
@@ -321,9 +348,9 @@ class Frame {
     if (error !== null) return [{ kind: "words", text: error }];
     if (this.#state.get("map").status === "error") return [{ kind: "words", text: "There is no picture here to read numbers from; click a square for another head." }];
     const both = (this.#state.get("hover")?.query ?? null) !== null;
-    if (at !== null && key !== null && column !== null && !both) return columnSentence(key, column, this.#spoken(at));
+    if (at !== null && key !== null && column !== null && !both) return columnSentence(key, column, { ...this.#spoken(at), ...this.#acting(at, "query") });
     const produced = queries.length === 1 && queries[0] === moment?.query ? moment.token : undefined;
-    if (at !== null && row !== null && queries.length > 0) return rowSentence(queries, row, leak, this.#spoken(at, produced));
+    if (at !== null && row !== null && queries.length > 0) return rowSentence(queries, row, leak, { ...this.#spoken(at, produced), ...this.#acting(at, "key") });
     if (queries.length > 0 || key !== null) return [{ kind: "words", text: "waiting for the exact weights …" }];
     return [{ kind: "words", text: "Hover a token to see where its weight goes; click to pin; click a square for its head." }];
   }

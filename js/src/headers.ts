@@ -1,8 +1,9 @@
 /** What stands around the heads: their numbers, what they share, how far their layers look, and where the window is. Drawn, since it moves with every frame. */
 
+import { valueText } from "./a11y.ts";
 import { every, headersOf, isMovable, layerMean, leftOf, ordinal, sharedAlike } from "./grid.ts";
 import type { Scene } from "./mosaic.ts";
-import { titleOf, valueText } from "./sorting.ts";
+import { titleOf } from "./sorting.ts";
 import { css } from "./theme.ts";
 
 /** What is in sight, in pixels of the grid. */

@@ -54,7 +54,7 @@ export function cellText(weight: number, signed: boolean): string {
 }
 
 /** Numbers in the cells that have room for them; `read` has the exact weights of what is in sight, if they are known. */
-export function drawNumbers(pen: CanvasRenderingContext2D, at: Layout, read: WeightMap | null, paint: Paint, aside: readonly number[], ink: Rgb): void {
+export function drawNumbers(pen: CanvasRenderingContext2D, at: Layout, read: WeightMap | null, paint: Paint, aside: readonly number[], ink: Rgb, text: (cell: number) => string): void {
   const { rows, cols } = at;
   if (read === null || Math.min(pitchOf(rows), pitchOf(cols)) < PRINTED) return;
   const { r0, r1, c0, c1 } = inSight(at);
@@ -66,7 +66,7 @@ export function drawNumbers(pen: CanvasRenderingContext2D, at: Layout, read: Wei
     for (let j = c0; j < c1; j++, n++) {
       if (!isWeight(cells[n])) continue;
       pen.fillStyle = aside.includes(j) ? css(ink) : legibleOn(paint.lut[shadeOf(cells[n], paint, read.allowed(i))]);
-      pen.fillText(cellText(cells[n], read.signed), edgeOf(cols, j + 0.5), edgeOf(rows, i + 0.5) + 0.5);
+      pen.fillText(text(cells[n]), edgeOf(cols, j + 0.5), edgeOf(rows, i + 0.5) + 0.5);
     }
   }
 }

@@ -1,7 +1,9 @@
 /** Tokens as things on screen: chips, how wide they are, the brackets of those that belong together, and the card that says what one is underneath. */
 
 import { cut, element, thousands } from "./a11y.ts";
-import type { Palette, Shade } from "./theme.ts";
+import type { Effects } from "./effects.ts";
+import { signedText } from "./effects.ts";
+import type { Legend, Palette, Shade } from "./theme.ts";
 import { gradient, LEGENDS } from "./theme.ts";
 import type { Axis } from "./wire.ts";
 
@@ -162,9 +164,13 @@ export class Card {
   }
 }
 
-/** The ramp between its ends, and the name of the scale; `also` are signs that stand beside it ("masked", "padding"), `most` is another upper end. */
-export function legend(palette: Palette, scale: Shade, also: readonly Node[] = [], most?: string): HTMLElement {
-  const { low, high, name } = LEGENDS[scale];
+/** What colours effects have. */
+export const effectLegend = (palette: Palette, { largest, words }: Effects, also: readonly Node[] = []): HTMLElement =>
+  legend(palette, "difference", also, { low: `lowers ${signedText(-largest)}`, high: `${signedText(largest)} raises`, name: `${words}, to first order` });
+
+/** The ramp between its ends, and the name of the scale; `also` are signs that stand beside it ("masked", "padding"), `own` is what its ends or its name are instead. */
+export function legend(palette: Palette, scale: Shade, also: readonly Node[] = [], own: Partial<Legend> = {}): HTMLElement {
+  const { low, high, name } = { ...LEGENDS[scale], ...own };
   const bar = element("span", { class: "attn-ramp", style: `background: ${gradient(palette, scale)}` });
-  return element("div", { class: "attn-legend" }, element("span", {}, low, bar, most ?? high), element("span", {}, name), ...also);
+  return element("div", { class: "attn-legend" }, element("span", {}, low, bar, high), element("span", {}, name), ...also);
 }

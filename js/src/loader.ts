@@ -6,7 +6,7 @@
 
 import type { Render } from "@anywidget/types";
 
-import { unpack } from "./unpack.ts";
+import { expand, unpack } from "./unpack.ts";
 
 // Put in by build.mjs.
 declare const PACKED: string;
@@ -21,7 +21,7 @@ interface Widget {
 const shared = globalThis as unknown as Record<symbol, Promise<Widget> | undefined>;
 
 async function load(): Promise<Widget> {
-  const url = URL.createObjectURL(new Blob([unpack(PACKED, SIZE).slice()], { type: "text/javascript" }));
+  const url = URL.createObjectURL(new Blob([expand(unpack(PACKED, SIZE))], { type: "text/javascript" }));
   try {
     return (await import(url)) as Widget;
   } finally {

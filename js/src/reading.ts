@@ -90,7 +90,7 @@ function tintingBy(palette: Palette, scale: Scale, signed: boolean, most: number
   return {
     of: (weight, allowed) => (isWeight(weight) ? colour(signed ? signedLevel(weight / most, scale) : level(weight / most, scale, allowed)) : ""),
     legend() {
-      const made = legend(palette, signed ? "difference" : scale, [], most === 1 ? undefined : `${signed ? "+" : ""}${most.toPrecision(2)}`);
+      const made = legend(palette, signed ? "difference" : scale, [], most === 1 ? {} : { high: `${signed ? "+" : ""}${most.toPrecision(2)}` });
       if (signed && most < 1) made.firstChild?.firstChild?.replaceWith(`−${most.toPrecision(2)}`);
       const stops = Array.from({ length: 17 }, (_, n) => colour(n / 16) || "transparent");
       made.querySelector<HTMLElement>(".attn-ramp")?.style.setProperty("background", `linear-gradient(to right, ${stops.join(", ")})`);

@@ -2,10 +2,12 @@
 
 import type { Names, Piece, Spoken } from "./a11y.ts";
 import { cellSentence, counted, deltaText, element, spelled, thousands, weightText } from "./a11y.ts";
+import type { Effects } from "./effects.ts";
+import { deed } from "./effects.ts";
 import type { signsIn } from "./ink.ts";
 import { inSight, strongestIn } from "./ink.ts";
 import type { Region, WeightMap } from "./math.ts";
-import { isWeight, PADDED } from "./math.ts";
+import { isWeight, MASKED, PADDED } from "./math.ts";
 import type { Pictures } from "./pictures.ts";
 import type { Layout } from "./plan.ts";
 import { isWhole } from "./window.ts";
@@ -25,6 +27,8 @@ interface Known {
   compared: boolean;
   /** Single weights of the block are known. */
   exact: boolean;
+  /** What the edges do, where that is what the map is painted by. */
+  effects: Effects | null;
 }
 
 const span = (from: number, to: number): string => (to - from === 1 ? thousands(from) : `${thousands(from)} to ${thousands(to - 1)}`);
@@ -34,17 +38,19 @@ const lift = (times: number): string => (times >= 10 ? times.toFixed(0) : times 
 export const asPooled = ({ pooledAs }: WeightMap): string => pooledAs ?? "the strongest";
 
 /** What a card says of a cell, and of the block it stands for; `cell` is `null` where the weight is not known. */
-export function cardOf(map: WeightMap, { query, key, block }: Here, cell: number | null, { names, lifted, compared, exact }: Known): HTMLElement[] {
+export function cardOf(map: WeightMap, { query, key, block }: Here, cell: number | null, { names, lifted, compared, exact, effects }: Known): HTMLElement[] {
   const { r0, r1, c0, c1 } = block;
   const said: HTMLElement[] = [];
   if (cell !== null) {
     const alone: Piece[] = [...names.queries.of(query), { kind: "words", text: " → " }, ...names.keys.of(key), { kind: "words", text: " is only in one of them" }];
     said.push(element("div", { "data-weight": cell }, ...spelled(cell === PADDED && compared ? alone : cellSentence(query, key, cell, names))));
-    if (cell > 0 && !map.signed && lifted) said.push(element("div", {}, `${lift(cell * map.allowed(query))}× the uniform weight`));
+    const [share] = effects?.map.tile(query, query + 1, key, key + 1) ?? [MASKED];
+    if (effects !== null && isWeight(share)) said.push(element("div", { "data-effect": share * effects.largest }, deed(effects, share, effects.reach(query))));
+    if (cell > 0 && !map.signed && lifted && effects === null) said.push(element("div", {}, `${lift(cell * map.allowed(query))}× the uniform weight`));
   }
   const size = (r1 - r0) * (c1 - c0);
   if (size === 1) return said;
-  if (exact) return [...said, element("div", { class: "attn-quiet" }, `the strongest of ${counted(size, "weight")} here`)];
+  if (exact) return [...said, element("div", { class: "attn-quiet" }, `the strongest of ${counted(size, effects === null ? "weight" : "effect")} here`)];
   // Pooled: how strong the strongest is, not which one it is.
   const one = strongestIn(map, block);
   const [most] = map.tile(one.query, one.query + 1, one.key, one.key + 1);

@@ -85,12 +85,12 @@ export function saved({ el, state, tiles, signal }: ViewContext): HTMLElement {
  * `AttentionWidget(attention, layer=5, head=3, view="heatmap")`: what differs from a widget of which nothing is said. Which
  * sample and part these are depends on the attention, so they are said wherever there are several.
  */
-export function codeOf(state: State, { parts, samples }: Pick<BundleMeta, "parts" | "samples">): string {
+export function codeOf(state: State, { parts, samples, objective }: Pick<BundleMeta, "parts" | "samples" | "objective">): string {
   const given = parts.some(({ measures }) => measures.some(({ name, title }) => name === title)) ? ["measures=measures"] : []; // somebody's own
   const several = [["part", parts.length > 1], ["sample", samples.count > 1]] as const;
   const named = several.flatMap(([name, is]) => (is ? [[name, state.get(name)] as const] : []));
   const traits = [...named, ...told(state).filter(([name]) => !["theme", "part", "sample"].includes(name))];
-  return `AttentionWidget(${["attention", ...given, ...traits.map(([name, value]) => `${name}=${python(value)}`)].join(", ")})`;
+  return `AttentionWidget(${[objective === null ? "attention" : "trace", ...given, ...traits.map(([name, value]) => `${name}=${python(value)}`)].join(", ")})`;
 }
 
 /** A value as Python writes it. */

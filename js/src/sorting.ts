@@ -1,6 +1,6 @@
 /** What heads are sorted by, and how much of it they must have not to be dimmed: the numbers, and the controls for them. */
 
-import { counted, element, thousands } from "./a11y.ts";
+import { counted, element, thousands, valueText } from "./a11y.ts";
 import { asInModel, ordered, rangeOf, reaching } from "./grid.ts";
 import type { Order } from "./grid.ts";
 import type { Scored } from "./mosaic.ts";
@@ -20,13 +20,6 @@ export interface Sorting {
 }
 
 const NOTCHES = 200; // of the slider
-
-/** A number of a measure, short. */
-export const valueText = (value: number): string => {
-  const size = Math.abs(value);
-  const text = size === 0 ? "0" : size >= 0.01 ? size.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2) : size.toPrecision(1);
-  return value < 0 ? `−${text}` : text;
-};
 
 export const titleOf = ({ name }: Measure): string => name.replaceAll("_", " ");
 

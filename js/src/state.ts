@@ -7,12 +7,14 @@
 import { thousands } from "./a11y.ts";
 import type { Groups, Source } from "./combine.ts";
 import { difference, gathered, grouped, joined, placed } from "./combine.ts";
+import type { Effects } from "./effects.ts";
+import { effectsOf } from "./effects.ts";
 import type { Switches } from "./head.ts";
 import type { WeightMap } from "./math.ts";
 import type { Tiles, Transport } from "./tiles.ts";
 import { atEnd } from "./until.ts";
 import type { Axis, BundleMeta, Bytes, HeadAt, Reduce, Selection } from "./wire.ts";
-import { damaged, isCount, isRecord, isText, mapKey, WireError, wordsOf } from "./wire.ts";
+import { damaged, headsKey, isCount, isRecord, isText, mapKey, WireError, wordsOf } from "./wire.ts";
 
 export type { Reduce, Selection, Switches };
 
@@ -30,6 +32,8 @@ export interface Shown extends Source {
   groups: { queries: Groups | null; keys: Groups | null };
   /** The heads one by one, on the same axes, where a few are to be told apart in one picture. */
   overlaid: readonly { head: HeadAt; map: WeightMap }[];
+  /** Where they are asked for, what the edges do to the objective, or why that cannot be had. */
+  effects?: Effects | string;
 }
 
 export interface Axes {
@@ -71,6 +75,8 @@ export interface Traits extends Selection {
   views: Readonly<Record<string, Readonly<Record<string, unknown>>>>;
   scale: "linear" | "sqrt" | "log" | "uniform";
   threshold: number;
+  /** Whether edges show what they do to the objective. */
+  effects: boolean;
   theme: "auto" | "light" | "dark";
   /** Which of several texts, images … */
   sample: number;
@@ -129,6 +135,7 @@ const DEFAULTS: Fields = {
   views: {},
   scale: "sqrt",
   threshold: 0.9,
+  effects: false,
   theme: "auto",
   sample: 0,
   step: null,
@@ -217,6 +224,9 @@ export function axesOf({ axes, parts }: BundleMeta, name: string): Axes {
   return { queries: axes[part.queries], keys: axes[part.keys] };
 }
 
+/** What its edges do to the objective, where that is shown. */
+export const effectsIn = (at: Shown | null): Effects | null => (typeof at?.effects === "object" ? at.effects : null);
+
 /** The axes of the map on screen; before there is one, those it will have if its tokens stand one by one. */
 export const axesNow = (state: State, tiles: Pick<Tiles, "meta">): Axes => shown(state)?.axes ?? axesOf(tiles.meta, state.get("part"));
 
@@ -253,7 +263,7 @@ export function focusedQuery(state: State, moment: Moment | null = null): number
 // ── loading what is selected ────────────────────────────────────────────────────────────────────────────────────────
 
 // What decides which map is shown, and how its tokens are put together.
-const CHOSEN = ["part", "layer", "head", "heads", "reduce", "group", "expanded", "side", "step"] as const;
+const CHOSEN = ["part", "layer", "head", "heads", "reduce", "group", "expanded", "side", "step", "effects"] as const;
 const OVERLAID = 6; // heads that can be told apart by their colour
 
 /** What is selected, whether it is there or not. */
@@ -266,7 +276,7 @@ export function selected(state: State): Selection {
  * Keeps `map` at what is selected. Loads that are overtaken are aborted, and the picture before stays; a selection that
  * does not exist, or a map that cannot be had, becomes an error in words.
  */
-export function follow(state: State, tiles: Loaded, signal: AbortSignal): void {
+export function follow(state: State, tiles: Loaded & Pick<Tiles, "get">, signal: AbortSignal): void {
   let load = new AbortController();
   let loaded: string | null = null; // what is loading or on screen
   let queued = false;
@@ -274,7 +284,7 @@ export function follow(state: State, tiles: Loaded, signal: AbortSignal): void {
   const update = async (): Promise<void> => {
     queued = false;
     const selection = selected(state);
-    const key = JSON.stringify([mapKey(selection), groupingOf(state, axesOf(tiles.meta, selection.part).queries), state.get("expanded"), state.get("side")]);
+    const key = JSON.stringify([mapKey(selection), groupingOf(state, axesOf(tiles.meta, selection.part).queries), state.get("expanded"), state.get("side"), state.get("effects")]);
     if (signal.aborted || key === loaded) return;
     loaded = key;
     load.abort();
@@ -285,7 +295,13 @@ export function follow(state: State, tiles: Loaded, signal: AbortSignal): void {
     let outcome: MapState;
     try {
       refuseUnknown(selection, tiles.meta);
-      outcome = { status: "ready", ...(await read(state, tiles, selection, own)) };
+      const { objective } = tiles.meta;
+      const asked = objective === null || !state.get("effects") ? null : tiles.get(`effects/${selection.part}/${headsKey(selection)}`, { signal: own }).catch(wordsOf);
+      const at = await read(state, tiles, selection, own);
+      const found = await asked;
+      const { queries, keys } = axesOf(tiles.meta, selection.part);
+      const effects = isText(found) ? { effects: found } : found && objective && { effects: effectsOf(found, objective.words, [queries.labels.length, keys.labels.length], at.groups) };
+      outcome = { status: "ready", ...at, ...effects };
     } catch (error) {
       outcome = { status: "error", message: wordsOf(error), previous };
       if (!own.aborted) loaded = null; // coming back to it tries again
@@ -355,10 +371,9 @@ export async function read(state: State, tiles: Loaded, selection: Selection, si
     return groups.queries === null && groups.keys === null ? source : grouped(source, groups.queries, groups.keys);
   };
   const shownAxes = { queries: groups.queries?.axis ?? axes.queries, keys: groups.keys?.axis ?? axes.keys };
-  if (heads.length === 0) return { ...(await made(selection)), selection, axes: shownAxes, groups, overlaid: [] };
   const ones = heads.map(([layer, head]): Selection => ({ part, layer, head, reduce }));
   const overlaid = heads.length > 1 && heads.length <= OVERLAID ? ones : [];
-  const [whole, ...apart] = await Promise.all([made(...ones), ...overlaid.map((one) => made(one))]);
+  const [whole, ...apart] = await Promise.all([made(...(heads.length === 0 ? [selection] : ones)), ...overlaid.map((one) => made(one))]);
   return { ...whole, selection, axes: shownAxes, groups, overlaid: apart.map(({ map }, n) => ({ head: heads[n], map })) };
 }
 
@@ -446,6 +461,7 @@ const READ: { [K in keyof Traits]: (value: unknown) => Traits[K] | undefined } =
   views: (value) => (isRecord(value) ? Object.fromEntries(Object.entries(value).filter((entry): entry is [string, Record<string, unknown>] => isRecord(entry[1]))) : undefined),
   scale: oneOf("linear", "sqrt", "log", "uniform"),
   threshold: one((value): value is number => isNumber(value) && value > 0 && value <= 1),
+  effects: one(isTruth),
   theme: oneOf("auto", "light", "dark"),
   sample: one(isCount),
   step: orNull((value): value is number => isCount(value) && value > 0),

@@ -4,13 +4,16 @@ import type { Asked, Carried, Ends, Picked } from "./carried.ts";
 import { carriedBy, LEGIBLE, strongestEdges } from "./carried.ts";
 import type { Edge, Stroke } from "./draw.ts";
 import { crowd, hairlines, marker, tapers } from "./draw.ts";
+import type { Effects } from "./effects.ts";
 import type { Focus } from "./focus.ts";
 import { summed } from "./focus.ts";
 import type { Side } from "./layout.ts";
 import type { WeightMap } from "./math.ts";
 import { isWeight, MASKED } from "./math.ts";
 import type { Shown } from "./state.ts";
+import { effectsIn } from "./state.ts";
 import type { Palette, Rgb } from "./theme.ts";
+import { signedColourAt } from "./theme.ts";
 import type { HeadAt } from "./wire.ts";
 
 /** What is drawn with one kind of line. */
@@ -36,21 +39,29 @@ const FAINT = 0.002; // what of several rows is not drawn
 const MARKED = 0.02; // weights from which edges of several heads end in a sign
 const DASHES: readonly (readonly number[])[] = [[], [7, 3], [2, 2], [9, 3, 2, 3], [4, 4], [1, 4]];
 const LESS: readonly number[] = [6, 4];
+const THIN = 0.01; // the weight as which edges are drawn that reach nothing
 
 /** As in the heat map: more lies where the ramp goes, less on the other arm. */
 export const signedColour = ({ ramp, less }: Palette, weight: number): Rgb => (weight < 0 ? less[1] : ramp[ramp.length - 2]);
+
+/** What an effect is drawn in; next to none is pale, not as the ground is. */
+const effectColour = (palette: Palette, share: number): Rgb =>
+  share === 0 ? palette.line : signedColourAt(palette, 0.5 + Math.sign(share) * (0.12 + 0.34 * Math.sqrt(Math.abs(share))));
 
 export class Strands {
   readonly all: readonly Strand[];
   readonly several: boolean;
   readonly signed: boolean;
+  /** Their colours, where these are no longer those of the heads. */
+  readonly effects: Effects | null;
   readonly #share: number;
   readonly #kept = new Map<number, Carried>();
 
   /** The heads one by one, where that is asked for (`apart`) and they are here whole; else the map. */
   constructor(at: Shown | null, apart: boolean, share: number) {
     const { map, overlaid = [] } = at ?? {};
-    this.several = apart && overlaid.length > 1 && overlaid.every((one) => !one.map.pooled);
+    this.effects = effectsIn(at);
+    this.several = apart && this.effects === null && overlaid.length > 1 && overlaid.every((one) => !one.map.pooled);
     this.all = this.several ? overlaid : map === undefined ? [] : [{ map, head: null }];
     this.signed = map?.signed === true;
     this.#share = share;
@@ -94,31 +105,43 @@ export class Strands {
 
   // ── how they look ──
 
-  /** Of either sign. Differences are told apart by dashes, strands by their signs too. */
-  stroke(palette: Palette, strand: number, weight: number): Stroke {
+  /** Differences, and effects, of either sign are told apart by dashes too, strands by their markers. */
+  stroke(palette: Palette, { query, key, strand, weight }: Ends): Stroke {
+    if (this.effects !== null) {
+      const [share] = this.effects.map.tile(query, query + 1, key, key + 1);
+      return { colour: this.effects.reach(query) ? effectColour(palette, share) : palette.soft, ...(share < 0 ? { dash: LESS } : {}) };
+    }
     const colour = this.several ? palette.several[strand] : this.signed ? signedColour(palette, weight) : palette.accent;
     return weight < 0 ? { colour, dash: LESS } : { colour };
   }
 
   hairs(pen: CanvasRenderingContext2D, palette: Palette, ends: readonly Ends[], edge: (one: Ends) => Edge): void {
     const alpha = crowd(ends.length);
-    this.#apart(ends, edge, (edges, strand, sign) => {
-      const { colour, dash = this.signed ? [] : DASHES[strand] } = this.stroke(palette, strand, sign);
-      hairlines(pen, edges, { colour: this.several || this.signed ? colour : palette.soft, dash, alpha });
+    this.#apart(ends, edge, (edges, like) => {
+      const { colour, dash = this.signed ? [] : DASHES[like.strand] } = this.stroke(palette, like);
+      hairlines(pen, edges, { colour: this.several || this.signed || this.effects ? colour : palette.soft, dash, alpha });
     });
   }
 
   glow(pen: CanvasRenderingContext2D, palette: Palette, ends: readonly Ends[], edge: (one: Ends) => Edge, alpha: number): void {
-    this.#apart(ends, edge, (edges, strand, sign) => {
-      tapers(pen, edges, { ...this.stroke(palette, strand, sign), alpha }, this.several ? 5 : undefined);
-      if (this.several) for (const { curve, weight } of edges) if (Math.abs(weight) >= MARKED) marker(pen, strand, curve[6], curve[7], 7);
+    this.#apart(ends, edge, (edges, like) => {
+      tapers(pen, edges, { ...this.stroke(palette, like), alpha }, this.several ? 5 : undefined);
+      if (this.several) for (const { curve, weight } of edges) if (Math.abs(weight) >= MARKED) marker(pen, like.strand, curve[6], curve[7], 7);
     });
   }
 
-  /** The edges of each strand and sign, those below 0 first. */
-  #apart(ends: readonly Ends[], edge: (one: Ends) => Edge, draw: (edges: Edge[], strand: number, sign: number) => void): void {
+  /** The edges that look alike, with one of them: those of each strand and sign, those below 0 first; by their effects each looks different. */
+  #apart(ends: readonly Ends[], edge: (one: Ends) => Edge, draw: (edges: Edge[], like: Ends) => void): void {
+    const { effects } = this;
+    if (effects !== null) {
+      for (const one of [...ends].reverse()) draw([{ ...edge(one), ...(effects.reach(one.query) ? {} : { weight: THIN }) }], one);
+      return;
+    }
     this.all.forEach((_, strand) => {
-      for (const sign of [-1, 1]) draw(ends.filter((one) => one.strand === strand && Math.sign(one.weight) === sign).map(edge), strand, sign);
+      for (const sign of [-1, 1]) {
+        const alike = ends.filter((one) => one.strand === strand && Math.sign(one.weight) === sign);
+        if (alike.length > 0) draw(alike.map(edge), alike[0]);
+      }
     });
   }
 }

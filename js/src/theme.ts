@@ -167,6 +167,9 @@ export function gradient(palette: Palette, shade: Shade): string {
   return `linear-gradient(to right, ${Array.from({ length: 17 }, (_, i) => css(along(stops, i / 16))).join(", ")})`;
 }
 
+/** What differences are painted with: 0 is the most below nothing, 1 the most above. */
+export const signedColourAt = (palette: Palette, share: number): Rgb => along(stopsOf(palette, "difference"), share);
+
 const OCTAVES = 16; // the log scale reaches down to 2⁻¹⁶
 const LIFT = 4; // the uniform scale reaches from 1/2⁴ to 2⁴ times uniform
 

@@ -3,7 +3,8 @@
  * that whoever asks cannot tell a running kernel from a page on a stick.
  *
  * Keys: "map/<map key>", "row/<map key>/<i>", "column/<map key>/<j>" (map keys: see wire.ts), "thumbs/<part>",
- * "steps/<part>/<layer>/<head>" (what is behind one head, vector by vector), "measures/<part>" (numbers per head).
+ * "steps/<part>/<layer>/<head>" (what is behind one head, vector by vector), "measures/<part>" (numbers per head), "effects/<part>/<heads>" (what edges do
+ * to the objective, to first order) and "verified/<part>/<heads>/<query>/<key>" (what changes without them), "*" for all.
  */
 
 import type { WeightMap } from "./math.ts";
@@ -130,6 +131,8 @@ function missingWords(key: string): string {
   if (key.startsWith("thumbs/")) return "There are no thumbnails of this part in this page.";
   if (key.startsWith("steps/")) return "The vectors behind this head are not stored in this page. Open the notebook to see them, or export with this head and view=\"steps\" chosen.";
   if (key.startsWith("measures/")) return "There are no numbers about the heads in this page.";
+  if (key.startsWith("effects/")) return "Effects of this head are not stored in this page: export with it chosen and effects=True.";
+  if (key.startsWith("verified/")) return "Verifying runs the model: open the notebook.";
   if (!key.startsWith("map/")) return "This row or column is not stored in this page: its map is stored pooled. Open the notebook to see it exactly.";
   const what = key.includes("/*") ? "This view over several heads" : "This head";
   return `${what} is not stored in this page. Export with a larger budget= to include it.`;
@@ -272,9 +275,13 @@ export function kernelSource(transport: Transport, { exact = false, sample = 0, 
 
 /** What a key asks of the kernel; `null` where the kernel is not the one to ask (thumbnails travel in the bundle). */
 function questionOf(key: string): Omit<Request, "id" | "exact" | "sample"> | null {
+  const whole = { layer: null, head: null, reduce: "mean", index: null } as const;
   const [, what, part, layer, head] = /^(?:(steps)\/(.*)\/(\d+)\/(\d+))$/s.exec(key) ?? [];
-  if (what !== undefined) return { want: "steps", part, layer: Number(layer), head: Number(head), reduce: "mean", index: null };
-  if (key.startsWith("measures/")) return { want: "measures", part: key.slice(9), layer: null, head: null, reduce: "mean", index: null };
+  if (what !== undefined) return { ...whole, want: "steps", part, layer: Number(layer), head: Number(head) };
+  if (key.startsWith("measures/")) return { ...whole, want: "measures", part: key.slice(9) };
+  const [, effect, of, heads, asking, asked] = /^(effects|verified)\/(.*?)\/([\d*]+\.[^/]+)(?:\/(\d+|\*)\/(\d+|\*))?$/s.exec(key) ?? [];
+  const at = (text = "*"): number | null => (text === "*" ? null : Number(text));
+  if (effect !== undefined) return { ...whole, want: effect as Want, part: of, heads: heads.split(",").map((pair) => pair.split(".").map(at)), query: at(asking), key: at(asked) };
   const [, name, line, lineName, index] = /^(?:map\/(.*)|(row|column)\/(.*)\/(\d+))$/s.exec(key) ?? [];
   const selection = selectionOf(name ?? lineName ?? "");
   if (selection === null) return null;

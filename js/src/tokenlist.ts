@@ -7,12 +7,13 @@ import { counted, cut, deltaText, element, weightText } from "./a11y.ts";
 import { LEAK } from "./carried.ts";
 import type { Groups } from "./combine.ts";
 import { MARKERS } from "./draw.ts";
+import { effectText } from "./effects.ts";
 import type { Focus } from "./focus.ts";
 import { chip, nameOf } from "./label.ts";
 import type { Box, Layout, Side } from "./layout.ts";
 import { SIDES, tokensBetween } from "./layout.ts";
 import type { WeightMap } from "./math.ts";
-import { MASKED, PADDED } from "./math.ts";
+import { isWeight, MASKED, PADDED } from "./math.ts";
 import type { Lines, Strands } from "./strands.ts";
 import { signedColour } from "./strands.ts";
 import type { Palette } from "./theme.ts";
@@ -75,8 +76,8 @@ export class TokenList {
   /** Begins anew: nothing is there until it is kept. */
   arrange(setting: Setting, again: boolean): void {
     const { palette, strands, same } = (this.#set = setting);
-    const [more, less] = [1, -1].map((sign) => tints(strands.signed ? { ...palette, accent: signedColour(palette, sign) } : palette));
-    this.#tint = strands.several ? () => "" : (weight) => (weight > 0 ? more(weight) : less(-weight)); // several heads have colours of their own
+    const [more, less] = [1, -1].map((sign) => tints(strands.signed || strands.effects ? { ...palette, accent: signedColour(palette, sign) } : palette));
+    this.#tint = strands.several ? () => "" : (weight) => (weight > 0 ? more(weight) : weight < 0 ? less(-weight) : ""); // several heads have colours of their own
     if (!again) this.#roving = { side: "query", i: 0 };
     this.el.query.ariaLabel = same ? "Tokens" : "Queries";
     this.el.key.hidden = same;
@@ -166,23 +167,27 @@ export class TokenList {
         const names = `attn-token attn-${side}${Object.entries(marks).map(([name, holds]) => (holds ? ` attn-${name}` : "")).join("")}`;
         if (el.className !== names) el.className = names;
         if (asks && (el.ariaPressed === "true") !== held.has(i)) el.ariaPressed = String(held.has(i));
-        const tint = cells !== null && carried[as].has(i) ? this.#tint(cells[i]) : "";
+        const tint = cells !== null && carried[as].has(i) ? this.#tint((focus.effects?.[as] ?? cells)[i]) : "";
         if (token.style.backgroundColor !== tint) token.style.backgroundColor = tint;
-        if (to !== null) this.#tell(to, same && column !== null ? [] : lines, "key", i);
+        if (to !== null) this.#tell(to, same && column !== null ? [] : lines, focus, "key", i);
         if (from === null) continue;
         const leak = leaking && i < there.query ? map.leak(i) : 0;
         if (leak > LEAK) this.#write(from, [weightText(leak)], [], queries.includes(i));
-        else this.#tell(from, lines, "query", i);
+        else this.#tell(from, lines, focus, "query", i);
       }
     }
   }
 
-  /** The weight of token `i` in each of `lines`. What is small says so only where it is drawn. */
-  #tell(el: HTMLElement, lines: readonly Lines[], side: Side, i: number): void {
+  /** The weight of token `i` in each of `lines`, and what that does. What is small says so only where it is drawn. */
+  #tell(el: HTMLElement, lines: readonly Lines[], { effects }: Focus, side: Side, i: number): void {
     const weights = lines.map(({ cells: { [side]: cells } }) => (cells === null || coded(cells, i) ? null : cells[i]));
     const drawn = lines.map(({ told }) => told[side].has(i));
     const text = this.#set?.strands.signed === true ? deltaText : weightText;
-    const texts = weights.map((weight, n) => (weight === null || (!drawn[n] && Math.abs(weight) < 0.005) ? "" : text(weight)));
+    const [about, share = NaN] = [this.#set?.strands.effects ?? null, lines.length > 0 ? effects?.[side]?.[i] : undefined];
+    const acts = about !== null && isWeight(share);
+    if (acts) el.dataset["effect"] = String(share * about.largest);
+    else delete el.dataset["effect"];
+    const texts = weights.map((weight, n) => (weight === null || (!drawn[n] && Math.abs(weight) < 0.005) ? "" : `${text(weight)}${acts ? ` · ${effectText(about, share)}` : ""}`));
     this.#write(el, texts, weights, drawn.includes(true) || weights.some(Number.isNaN));
   }
 

@@ -130,3 +130,9 @@ export function unpack(text: string, size: number): Uint8Array {
   }
   return out;
 }
+
+/** The text in `bytes`: words, each with a NUL behind it, and what they stand in as the character of their number, from 1. */
+export function expand(bytes: Uint8Array): string {
+  const words = new TextDecoder().decode(bytes).split("\0");
+  return (words.pop() ?? "").replace(/[^ -\uffff]/g, (sign) => words[sign.charCodeAt(0) - 1]);
+}

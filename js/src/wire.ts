@@ -356,6 +356,8 @@ export interface BundleMeta {
   check: Check | null;
   notes: string[];
   versions: Record<string, string>;
+  /** The number that came out that effects are effects on, and what it was; `null` where there is none. */
+  objective: { words: string; value: number } | null;
   /** What the two sides of a comparison are called; `null` where there is one attention only. */
   sides: readonly [a: string, b: string] | null;
 }
@@ -420,6 +422,7 @@ export function bundleMeta(block: Block): BundleMeta {
     check: readCheck(meta),
     notes: meta.value("notes") === undefined ? [] : meta.texts("notes"),
     versions: isRecord(versions) ? Object.fromEntries(Object.entries(versions).filter((entry): entry is [string, string] => isText(entry[1]))) : {},
+    objective: meta.lacks("objective") ? null : readObjective(meta.record("objective")),
     sides: sides.length === 2 ? [sides[0], sides[1]] : null,
   };
 }
@@ -443,6 +446,8 @@ function readSamples(samples: JsonObject): Samples {
   if (at >= count) throw wrong(`it shows sample ${at} of ${count}.`);
   return { count, at, noun: samples.text("noun") };
 }
+
+const readObjective = (objective: JsonObject): BundleMeta["objective"] => ({ words: objective.text("words"), value: Number(objective.value("value")) });
 
 function readCheck(meta: JsonObject): Check | null {
   if (!isRecord(meta.value("check"))) return null;
@@ -528,9 +533,14 @@ export interface Selection {
   heads?: readonly HeadAt[];
 }
 
+/** Heads in keys, the chosen ones or those of a selection: "5.3", "5.*", "1.0,2.3". */
+export const headsKey = ({ layer, head, heads = [] }: Pick<Selection, "layer" | "head" | "heads">): string =>
+  (heads.length > 0 ? heads : [[layer, head]]).map((pair) => pair.map((at) => at ?? "*").join(".")).join();
+
 // "decoder/5/3" for one head; "decoder/5/*/mean" for a reduced map.
-export function mapKey({ part, layer, head, reduce, heads = [] }: Selection): string {
-  if (heads.length > 0) return `${part}/${heads.map(([l, h]) => `${l}.${h}`).join(",")}/${reduce}`; // of no single stored map
+export function mapKey(selection: Selection): string {
+  const { part, layer, head, reduce, heads = [] } = selection;
+  if (heads.length > 0) return `${part}/${headsKey(selection)}/${reduce}`; // of no single stored map
   const key = `${part}/${layer ?? "*"}/${head ?? "*"}`;
   return layer !== null && head !== null ? key : `${key}/${reduce}`;
 }
@@ -548,12 +558,16 @@ export function selectionOf(key: string): Selection | null {
   };
 }
 
-export type Want = "map" | "row" | "column" | "steps" | "measures";
+export type Want = "map" | "row" | "column" | "steps" | "measures" | "effects" | "verified";
 
-export interface Request extends Selection {
+export interface Request extends Omit<Selection, "heads"> {
   id: number;
   want: Want;
   index: number | null;
+  /** Of effects: by way of which heads, `null` for all; of what is verified, also which edge, `null` for all of them. */
+  heads?: readonly (readonly (number | null)[])[];
+  query?: number | null;
+  key?: number | null;
   exact: boolean;
   sample: number;
   /** Of a comparison; "a" where it is left out. */

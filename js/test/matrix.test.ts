@@ -2,12 +2,12 @@
 
 import { describe, expect, it } from "vitest";
 
+import { valueText } from "../src/a11y.ts";
 import type { Grid } from "../src/grid.ts";
 import {
   asInModel, cellOf, every, gridFor, headersOf, layerMean, leftOf, moved, ordered, ordinal, placeAt, placeOf, placesIn, rangeOf, reaching, shapeOf,
   sharedAlike, sharing, sizesFor, TALLEST, widthBeside, windowsDiffer, within,
 } from "../src/grid.ts";
-import { valueText } from "../src/sorting.ts";
 import { PALETTES } from "../src/theme.ts";
 import { inksOf, marksOf, paintThumb, strongestCode, thumbsOf } from "../src/thumbs.ts";
 import type { LayerInfo, PartInfo } from "../src/wire.ts";

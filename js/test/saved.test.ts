@@ -7,7 +7,7 @@ import { block, bundleMetaOf } from "./fixtures.ts";
 
 describe("the code of a view", () => {
   const whole = bundleMeta(block("bundle", bundleMetaOf(), {}));
-  const one = { samples: { count: 1, at: 0, noun: "text" }, parts: whole.parts.slice(0, 1).map((part) => ({ ...part, measures: [] })) };
+  const one = { objective: null, samples: { count: 1, at: 0, noun: "text" }, parts: whole.parts.slice(0, 1).map((part) => ({ ...part, measures: [] })) };
 
   it("names what is not as it is by itself, as Python writes it", () => {
     expect(codeOf(new State(), one)).toBe("AttentionWidget(attention)");

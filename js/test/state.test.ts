@@ -4,6 +4,7 @@ import type { WeightMap } from "../src/math.ts";
 import { MASKED, weightMap } from "../src/math.ts";
 import type { Model, Selection } from "../src/state.ts";
 import { connect, focusedQuery, follow, momentOf, placeOf, settle, shown, State, storedModel, tokenOf } from "../src/state.ts";
+import type { Block } from "../src/wire.ts";
 import { bundleMeta } from "../src/wire.ts";
 import { block, bundleMetaOf, weights } from "./fixtures.ts";
 
@@ -372,6 +373,10 @@ describe("the map that is shown", () => {
 
     column(): Promise<Float32Array> {
       return this.row();
+    }
+
+    get(): Promise<Block> {
+      return Promise.reject(new Error("nobody asks for effects here"));
     }
 
     map(selection: Selection, signal?: AbortSignal): Promise<WeightMap> {

@@ -3,7 +3,7 @@
 import lzma from "lzma";
 import { describe, expect, it } from "vitest";
 
-import { DIGITS, unpack } from "../src/unpack.ts";
+import { DIGITS, expand, unpack } from "../src/unpack.ts";
 import { gaussian } from "./fixtures.ts";
 
 const HEADER = 13;
@@ -37,4 +37,10 @@ it("its digits are 91 that nothing has to escape", () => {
   expect(new Set(DIGITS).size).toBe(91);
   expect(JSON.stringify(DIGITS)).toBe(`"${DIGITS}"`);
   expect(DIGITS).not.toMatch(/[<"\\]/);
+});
+
+it("characters below the space stand for words, and all others for themselves", () => {
+  const text = (short: string): string => expand(new TextEncoder().encode(short));
+  expect(text("return\0this.#\0\u0001 \u0002a+“é\u{1f600}” \uffff")).toBe("return this.#a+“é\u{1f600}” \uffff");
+  expect(text("a = 1")).toBe("a = 1");
 });

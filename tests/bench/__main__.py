@@ -2,14 +2,14 @@
 
     python -m tests.bench                      from the repository's root; half an hour
     python -m tests.bench --quick              short lengths, once each; a few minutes
-    python -m tests.bench --only hover         one of capture, bytes, paint, hover, views
+    python -m tests.bench --only hover         one of capture, methods, bytes, paint, hover, views
     python -m tests.bench --json numbers.json  the rows as a file, too
     python -m tests.bench --check              exit status 1 if something is not reached
 
-`--only capture` needs no browser. The rest needs Chromium and JupyterLab, and for BertViz `pip install bertviz` and
-npm: BertViz loads require.js, d3 and jQuery from a CDN, and is given them by this machine instead, at once. Times are
-this machine's, and other work on it is in them: keep it idle, and compare ratios. Rows without a limit are there to be
-looked at.
+`--only capture` and `--only methods` need no browser. The rest needs Chromium and JupyterLab, and for BertViz `pip
+install bertviz` and npm: BertViz loads require.js, d3 and jQuery from a CDN, and is given them by this machine instead,
+at once. Times are this machine's, and other work on it is in them: keep it idle, and compare ratios. Rows without a
+limit are there to be looked at.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 
 from attnwidget import __version__
 
-from . import capture, pages, views
+from . import capture, methods, pages, views
 from .lab import Shown, hover_in_notebook, jupyterlab, show_once
 from .table import Row, show, show_heading
 
@@ -97,6 +97,7 @@ SECTIONS = {
         "Capture of GPT-2 small, and of a Llama of 8 layers × 8 heads (2 for keys) × 512, random weights",
         capture_rows,
     ),
+    "methods": ("What methods cost, beside a forward pass or a limit", methods.rows),
     "bytes": ("Bytes", bytes_rows),
     "paint": ("First paint: JupyterLab with a fresh kernel and browser each time, and pages", paint_rows),
     "views": ("The views: random heads, one fresh browser for each row", views.rows),

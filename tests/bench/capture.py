@@ -85,7 +85,7 @@ def measure(shape: str, lengths: tuple[int, ...], seconds: float) -> Iterator[Ro
                 if way in ways:
                     taken[way].append(_timed(way, models, ids))
         yield from _times(NAMES[shape], n, taken)
-        peaks = {way: _peak_apart(way, shape, n) for way in ways}
+        peaks = {way: int(apart(__name__, way, shape, str(n))) for way in ways}
         yield from _memory(NAMES[shape], n, peaks)
 
 
@@ -119,22 +119,28 @@ def _times(name: str, n: int, taken: dict[str, list[tuple[float, float]]]) -> It
             yield Row(*usual, EAGER, median(eager))
 
 
-def _peak_apart(way: str, shape: str, n: int) -> int:
+def apart(module: str, *arguments: str) -> str:
+    """The last word that a module prints, run as a process of its own."""
     # Memory that is freed goes back at once: what stays for later use would count for one way and not for another.
     given_back = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
-    run = [sys.executable, "-m", __name__, way, shape, str(n)]
+    run = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(run, cwd=ROOT, env=os.environ | given_back, check=True, stdout=subprocess.PIPE, text=True)
-    return int(done.stdout.split()[-1])
+    return done.stdout.splitlines()[-1]
 
 
 def peak(way: str, shape: str, n: int) -> int:
     """Bytes of memory in use at the worst moment of one run, above what was there before it (Linux)."""
     model = SHAPES[shape]("eager" if way == "eager" else "sdpa")
     WAYS[way](model, random_ids(8))  # libraries load
+    return peak_of(lambda: WAYS[way](model, random_ids(n)))
+
+
+def peak_of(act: Callable[[], Any]) -> int:
+    """Bytes in use at the worst moment of it, above what was there before it (Linux)."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # begins the peak anew
     before = _status("VmRSS")
-    kept = WAYS[way](model, random_ids(n))
+    kept = act()
     after = _status("VmHWM")
     del kept
     return after - before

@@ -82,25 +82,30 @@ def staged(browser: Browser, scene: Scene, n: int, look: Look) -> Iterator[Page]
         page.set_default_timeout(8_000)
         page.goto(page_of(scene.name, n).as_uri())
         page.wait_for_selector(READY, timeout=30_000)
-        page.wait_for_timeout(300)
+        still(page)  # what comes later would move what the mouse is to be on
         if scene.act is not None:
             scene.act(page, n)
-        page.wait_for_timeout(500)  # what is computed when there is time for it, and frames
+        still(page)
         yield page
     finally:
         context.close()
 
 
+def still(page: Page) -> None:
+    """Waits until nothing changes any more: what is computed in idle time comes later, and belongs to the picture."""
+    page.wait_for_timeout(300)
+    before = page.screenshot()
+    for _ in range(20):
+        page.wait_for_timeout(200)
+        now = page.screenshot()
+        if now == before:
+            return
+        before = now
+
+
 def taken(browser: Browser, scene: Scene, n: int, look: Look, also: Path | None = None) -> bytes:
     """A WebP picture of the scene; ``also`` at full size, as PNG, for who wants to look closely."""
     with staged(browser, scene, n, look) as page:
-        before = page.screenshot()
-        for _ in range(20):  # what is computed in idle time comes later, and all of it belongs to the picture
-            page.wait_for_timeout(200)
-            now = page.screenshot()
-            if now == before:
-                break
-            before = now
         box = page.evaluate(
             "s => { const b = document.querySelector(s).getBoundingClientRect();"
             " return [b.x + scrollX, b.y + scrollY, b.width, b.height]; }",

@@ -16,13 +16,13 @@ import type { Edge } from "../draw.ts";
 import { fit, perFrame, watchWidth } from "../draw.ts";
 import type { Focusing } from "../focus.ts";
 import { focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
-import { facts, laneOf, Ruler, textOf } from "../label.ts";
+import { effectLegend, facts, laneOf, Ruler, textOf } from "../label.ts";
 import type { Layout, Side } from "../layout.ts";
 import { columns, drawnWithin, line, SIDES, spanOf, tokensBetween } from "../layout.ts";
 import type { WeightMap } from "../math.ts";
 import { strongest } from "../math.ts";
 import type { Fields, Moment, Shown, State, ViewContext } from "../state.ts";
-import { axesNow, axesOf, focusedQuery, momentOf, placeOf, shown } from "../state.ts";
+import { axesNow, axesOf, effectsIn, focusedQuery, momentOf, placeOf, shown } from "../state.ts";
 import { endsOf, Strands } from "../strands.ts";
 import { onDress, paletteAt } from "../theme.ts";
 import type { Tiles } from "../tiles.ts";
@@ -115,7 +115,7 @@ class Arcs {
     return element("div", { class: "attn-options" },
       control("arrangement", "Tokens in", () => [{ value: "columns", label: "columns" }, { value: "line", label: "line" }], () => false),
       control("direction", "A token shows what it", () => [{ value: "attends", label: "attends to" }, { value: "receives", label: "receives from" }], () => !this.#isSame(this.#axesNow())),
-      control("overlay", "Of several heads", () => [{ value: true, label: "each head" }, { value: false, label: TOGETHER[shown(state)?.selection.reduce ?? "mean"] }], () => !isFew(shown(state))),
+      control("overlay", "Of several heads", () => [{ value: true, label: "each head" }, { value: false, label: TOGETHER[shown(state)?.selection.reduce ?? "mean"] }], () => !isFew(shown(state)) || effectsIn(shown(state)) !== null),
     );
   }
 
@@ -155,7 +155,7 @@ class Arcs {
   #load(): void {
     const at = shown(this.#state);
     if (at === null || at === this.#at) return;
-    const shape = (): string => `${this.#strands.all.length} ${this.#strands.signed}`; // what the numbers need room for
+    const shape = (): string => `${this.#strands.all.length} ${this.#numbers}`; // what the numbers need room for
     const before = shape();
     this.#at = at;
     this.#leaks = leaks(at.map);
@@ -201,11 +201,14 @@ class Arcs {
     this.#reveal();
   }
 
+  /** Pixels of a number beside a token. */
+  get #numbers(): number { return this.#strands.effects !== null ? 104 : this.#strands.signed ? 58 : 48; }
+
   #columns(dense: boolean, narrow: boolean, tall: boolean): Layout {
     const ruler = new Ruler(this.#el);
     const widest = both((side) => ruler.widest(this.#axes[side], tall ? 320 : 240) + laneOf(this.#axes[side]) + (this.#folds[side].some((sign) => sign !== null) ? FOLD : 0));
     const [count, { query, key }] = [this.#strands.all.length, this.#axes];
-    const numbers = count < 2 ? (this.#strands.signed ? 58 : 48) : dense ? 7 * count + 52 : 46 * count;
+    const numbers = count < 2 ? this.#numbers : dense ? 7 * count + 52 : 46 * count;
     // Several heads in a narrow room: bars alone beside queries.
     return columns({ nq: query.labels.length, nk: key.labels.length, width: this.#width, widest, numbers: [count > 1 && narrow ? 7 * count + 8 : numbers, numbers], tall });
   }
@@ -216,7 +219,7 @@ class Arcs {
     const widths = (side: Side): number[] => this.#axes[side].labels.map((_, i) => Math.min(most, ruler.width(textOf(this.#axes[side], i))) + ((this.#folds[side][i] ?? null) === null ? 0 : FOLD));
     const queries = widths("query");
     const { length: count } = this.#strands.all;
-    const numbers = count < 2 ? [this.#strands.signed ? 44 : 32, 18] as const : dense ? [Math.max(48, 7 * count), 36] as const : [48, 15 * count + 3] as const;
+    const numbers = count < 2 ? [this.#numbers - 16, 18] as const : dense ? [Math.max(48, 7 * count), 36] as const : [48, 15 * count + 3] as const;
     return line({ width: this.#width, queries, keys: this.#same ? queries : widths("key"), numbers, ahead: !this.#causal, lanes: both((side) => laneOf(this.#axes[side])) });
   }
 
@@ -243,12 +246,13 @@ class Arcs {
 
   /** What lines and colours stand for; nothing where there is nothing to tell apart. */
   #showLegend(): void {
-    const { several, signed } = this.#strands;
+    const { several, signed, effects } = this.#strands;
     const also: string[] = [];
     if (this.#same) also.push(`above: back to earlier tokens${this.#causal ? "" : " · below: ahead to later ones"} · wide at the query, narrow at the key`);
-    if (this.#state.get("overlay") && isFew(this.#at) && !several) also.push("These maps are too large to be here whole, so the heads are shown together.");
-    this.#legend.replaceChildren(...samples(this.#strands, paletteAt(this.#el), this.#tiles.meta.sides ?? ["A", "B"]), ...also.map((words) => element("span", { role: "listitem" }, words)));
-    this.#legend.hidden = !several && !signed && also.length === 0;
+    if (this.#state.get("overlay") && isFew(this.#at) && !several && effects === null) also.push("These maps are too large to be here whole, so the heads are shown together.");
+    const palette = paletteAt(this.#el);
+    this.#legend.replaceChildren(...(effects === null ? samples(this.#strands, palette, this.#tiles.meta.sides ?? ["A", "B"]) : [element("span", { role: "listitem" }, effectLegend(palette, effects, [element("span", {}, "dashed: lowers")]))]), ...also.map((words) => element("span", { role: "listitem" }, words)));
+    this.#legend.hidden = !several && !signed && effects === null && also.length === 0;
   }
 
   // ── the window ──

@@ -10,11 +10,13 @@ import { Bars } from "../bars.ts";
 import { leaks } from "../carried.ts";
 import { fit, paintOf, perFrame, pixelRatio, watchWidth } from "../draw.ts";
 import type { Paint } from "../draw.ts";
+import type { Effects } from "../effects.ts";
+import { signedText } from "../effects.ts";
 import { focusOf, pinnedIn, point, togglePinned } from "../focus.ts";
 import type { Focusing } from "../focus.ts";
 import { gestures } from "../gestures.ts";
-import { drawAside, drawFrames, drawNumbers, drawSmall, inSight, signsIn, storedBlock, strongestIn } from "../ink.ts";
-import { Card, laneOf, legend, Ruler } from "../label.ts";
+import { cellText, drawAside, drawFrames, drawNumbers, drawSmall, inSight, signsIn, storedBlock, strongestIn } from "../ink.ts";
+import { Card, effectLegend, laneOf, legend, Ruler } from "../label.ts";
 import type { Margins } from "../margins.ts";
 import { entropyOf, margins, QUICK, receivedIn, THOROUGH, without } from "../margins.ts";
 import type { Region, WeightMap } from "../math.ts";
@@ -25,7 +27,7 @@ import type { Layout } from "../plan.ts";
 import { cardOf, noteOf, sharesOf, signsOf } from "../said.ts";
 import type { Here } from "../said.ts";
 import type { Moment, Shown, State, ViewContext } from "../state.ts";
-import { axesNow, focusedQuery, momentOf, placeOf, shown } from "../state.ts";
+import { axesNow, effectsIn, focusedQuery, momentOf, placeOf, shown } from "../state.ts";
 import { onDress, paletteAt } from "../theme.ts";
 import type { Tiles } from "../tiles.ts";
 import { atEnd, chorded, listen } from "../until.ts";
@@ -172,18 +174,23 @@ class HeatMap {
     this.#compute();
   }
 
-  /** The keys that are set aside. */
-  get #aside(): readonly number[] { return this.#state.get("sinks") ? [] : (this.#sinkKeys ?? []); }
+  get #effects(): Effects | null { return effectsIn(this.#at); }
 
-  get #paint(): Paint { return paintOf(paletteAt(this.#el), this.#state.get("scale"), this.#at?.map.signed === true, this.#most); }
+  /** Whether keys that take most count as others do: what they do to the objective does, in any case. */
+  get #sinksCount(): boolean { return this.#state.get("sinks") || this.#effects !== null; }
+
+  /** The keys that are set aside. */
+  get #aside(): readonly number[] { return this.#sinksCount ? [] : (this.#sinkKeys ?? []); }
+
+  get #paint(): Paint { return paintOf(paletteAt(this.#el), this.#state.get("scale"), this.#at?.map.signed === true || this.#effects !== null, this.#most); }
 
   /** The picture of the whole map, then its margins; sinks that are to be set aside have to be known first. */
   #compute(): void {
     const at = this.#at;
     if (at === null || this.#width === 0) return;
-    if (!this.#state.get("sinks") && this.#sinkKeys === null && !at.map.pooled) return this.#measure();
+    if (!this.#sinksCount && this.#sinkKeys === null && !at.map.pooled) return this.#measure();
     const aside = this.#aside;
-    unlessOvertaken(this.#pictures.show(at, without(at.map, aside), this.#whole.rows, this.#whole.cols, this.#paint).then(({ cells }) => {
+    unlessOvertaken(this.#pictures.show(at, this.#effects?.map ?? without(at.map, aside), this.#whole.rows, this.#whole.cols, this.#paint).then(({ cells }) => {
       this.#most = (aside.length > 0 && signsIn(cells).most) || 1;
       this.#repaint();
       this.#el.dispatchEvent(new Event("attn-drawn", { bubbles: true }));
@@ -204,7 +211,7 @@ class HeatMap {
       this.#sinkKeys ??= found.sinks;
       this.#showSinks();
       this.#redraw();
-      if (first && !this.#state.get("sinks")) this.#compute();
+      if (first && !this.#sinksCount) this.#compute();
       if (found.sampled && budget < THOROUGH) await measure(THOROUGH);
     };
     unlessOvertaken(measure(QUICK));
@@ -264,11 +271,13 @@ class HeatMap {
     const pen = fit(this.#canvas, now.width, now.height);
     this.#pictures.draw(pen, now.rows, now.cols, palette);
     drawAside(pen, now, this.#aside, palette);
-    drawNumbers(pen, now, map.pooled ? this.#pictures.exactly(inSight(now)) : map, this.#paint, this.#aside, palette.ink);
+    const effects = this.#effects;
+    const read = effects?.map ?? (map.pooled ? this.#pictures.exactly(inSight(now)) : map);
+    drawNumbers(pen, now, read, this.#paint, this.#aside, palette.ink, (cell) => (effects === null ? cellText(cell, map.signed) : Math.abs(cell) < 0.002 ? "·" : signedText(cell * effects.largest)));
     this.#bars.draw({ at: now, map, margins: this.#margins, spread: this.#spreads, leaks: this.#leaks, aside: this.#aside, palette });
     this.#small.hidden = !this.#closer();
     if (this.#closer()) drawSmall(this.#small, whole.image.canvas, now, palette);
-    this.#showWindow(map);
+    this.#showWindow(effects?.map ?? map);
     if (this.#pointer !== null && this.#pictures.settled) this.#pointAt(this.#pointer); // what is under it may be another weight now
     this.#showFocus();
   }
@@ -299,7 +308,8 @@ class HeatMap {
   #showLegend(signs: ReturnType<typeof signsIn>): void {
     const [scale, aside] = [this.#state.get("scale"), this.#aside.length > 0];
     const shade = this.#at?.map.signed === true ? "difference" : scale;
-    this.#legend.replaceChildren(legend(paletteAt(this.#el), shade, signsOf(signs, aside, this.#compared), aside && scale !== "uniform" ? weightText(this.#most) : undefined));
+    const [palette, also, effects] = [paletteAt(this.#el), signsOf(signs, aside, this.#compared), this.#effects];
+    this.#legend.replaceChildren(effects !== null ? effectLegend(palette, effects, also) : legend(palette, shade, also, aside && scale !== "uniform" ? { high: weightText(this.#most) } : {}));
     this.#legend.dataset["most"] = String(this.#most);
   }
 
@@ -308,7 +318,7 @@ class HeatMap {
   /** Which keys take most, if any do, and whether they are set aside. */
   #showSinks(): void {
     const keys = this.#sinkKeys ?? [];
-    this.#sinks.hidden = keys.length === 0;
+    this.#sinks.hidden = keys.length === 0 || this.#effects !== null;
     this.#setAside.ariaPressed = String(!this.#state.get("sinks"));
     this.#sinksText.dataset["sinks"] = keys.join(" ");
     this.#sinksText.replaceChildren(...sharesOf(keys, this.#names.keys, this.#margins?.received));
@@ -340,7 +350,7 @@ class HeatMap {
   #showCard({ map, selection }: Shown, here: Here): void {
     const { query, key, block } = here;
     const content = cardOf(map, here, this.#cellAt(map, here), {
-      names: { ...this.#names, bound: boundOf(selection), signed: map.signed }, lifted: this.#state.get("scale") === "uniform", compared: this.#compared, exact: this.#pictures.exactly(block) !== null,
+      names: { ...this.#names, bound: boundOf(selection), signed: map.signed }, lifted: this.#state.get("scale") === "uniform", compared: this.#compared, exact: this.#pictures.exactly(block) !== null, effects: this.#effects,
     });
     const { rows, cols, left, top } = this.#now;
     this.#card.show(content, left + edgeOf(cols, key + 0.5), top + edgeOf(rows, query + 0.5));
@@ -355,7 +365,7 @@ class HeatMap {
 
   /** The weight of a cell, exactly; `null` while a pooled map's row is not here. */
   #cellAt(map: WeightMap, { query, key }: Here): number | null {
-    const read = map.pooled ? this.#pictures.exactly(cellOf({ query, key })) : map;
+    const read = map.pooled ? this.#effects === null ? this.#pictures.exactly(cellOf({ query, key })) : null : map;
     if (read !== null) return read.tile(query, query + 1, key, key + 1)[0];
     const { row, queries } = this.#focus.current;
     return (queries.length === 1 && queries[0] === query ? row?.[key] : undefined) ?? null;

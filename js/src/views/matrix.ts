@@ -1,6 +1,6 @@
 /** Every head at once: layers down, heads across, real patterns, and what they come to on average along both margins. */
 
-import { counted, element, segmented, selectionText, thousands } from "../a11y.ts";
+import { counted, element, segmented, selectionText, thousands, valueText } from "../a11y.ts";
 import { boardOf } from "../board.ts";
 import { choosing, frameElement } from "../choosing.ts";
 import { Closeups } from "../closeups.ts";
@@ -13,7 +13,7 @@ import { Card, legend } from "../label.ts";
 import { lensOf } from "../lens.ts";
 import { GLYPH, Mosaic, scoreOf, veil, WHOLE } from "../mosaic.ts";
 import type { Picture, Scene } from "../mosaic.ts";
-import { sorting, titleOf, valueText } from "../sorting.ts";
+import { sorting, titleOf } from "../sorting.ts";
 import type { ViewContext } from "../state.ts";
 import { read } from "../state.ts";
 import { css, gradient, onDress, paletteAt } from "../theme.ts";

@@ -10,7 +10,7 @@ import { hear } from "../heard.ts";
 import { chip } from "../label.ts";
 import { isWeight, strongest } from "../math.ts";
 import type { Axes, Shown, State, ViewContext } from "../state.ts";
-import { momentOf, shown } from "../state.ts";
+import { effectsIn, momentOf, shown } from "../state.ts";
 import { atEnd, listen } from "../until.ts";
 import type { Axis } from "../wire.ts";
 
@@ -18,18 +18,20 @@ const ROWS = 200;
 
 /** An edge with its place in the row of its query. */
 export interface Ranked extends EdgeAt {
+  /** What it does to the objective, where that is shown. */
+  effect?: number;
   rank: number;
   /** Keys that have a weight in that row. */
   of: number;
 }
 
-export type Column = "query" | "key" | "weight" | "rank";
+export type Column = "query" | "key" | "weight" | "rank" | "effect";
 
 /** Edges by a column, either way; the strongest first among those that are alike in it. Differences are sorted by their size where `sizes`. */
 export function sorted(edges: readonly Ranked[], by: Column, down: boolean, sizes = false): Ranked[] {
   const sign = down ? -1 : 1;
   const size = ({ weight }: Ranked): number => Math.abs(weight);
-  const value = (edge: Ranked): number => (sizes && by === "weight" ? size(edge) : edge[by]);
+  const value = (edge: Ranked): number => (sizes && by === "weight" ? size(edge) : (edge[by] ?? 0));
   return [...edges].sort((a, b) => sign * (value(a) - value(b)) || size(b) - size(a) || a.query - b.query || a.key - b.key);
 }
 
@@ -42,8 +44,9 @@ export function csv(edges: readonly Ranked[], { queries, keys }: Axes): string {
     const safe = /^[=+\-@\t\r]/.test(token) ? `'${token}` : token;
     return `"${safe.replaceAll('"', '""')}"`;
   };
-  const lines = edges.map(({ query, key, weight, rank }) => [query, text(queries.labels[query]), key, text(keys.labels[key]), Number(weight.toPrecision(9)), rank].join(","));
-  return ["query,query_token,key,key_token,weight,rank", ...lines, ""].join("\r\n");
+  const short = (value: number): number => Number(value.toPrecision(9));
+  const lines = edges.map(({ query, key, weight, rank, effect }) => [query, text(queries.labels[query]), key, text(keys.labels[key]), short(weight), rank, ...(effect === undefined ? [] : [short(effect)])].join(","));
+  return [`query,query_token,key,key_token,weight,rank${edges.at(0)?.effect === undefined ? "" : ",effect"}`, ...lines, ""].join("\r\n");
 }
 
 /** A weight with four decimals; of a difference, with its sign. */
@@ -58,7 +61,7 @@ export function table(context: ViewContext): void {
   new Table(context);
 }
 
-const HEADS: readonly (readonly [Column, string])[] = [["query", "query"], ["key", "key"], ["weight", "weight"], ["rank", "rank in row"]];
+const HEADS: readonly (readonly [Column, string])[] = [["query", "query"], ["key", "key"], ["weight", "weight"], ["rank", "rank in row"], ["effect", "effect"]];
 const weighing = (row: Float32Array): number => row.reduce((count, cell) => count + Number(isWeight(cell)), 0);
 
 class Table {
@@ -187,14 +190,15 @@ class Table {
 
   #tell(caption: readonly (Node | string)[], edges: readonly Ranked[]): void {
     this.#caption.replaceChildren(...caption);
-    this.#edges = edges;
+    const effects = effectsIn(this.#at);
+    this.#edges = effects === null ? edges : edges.map((edge) => ({ ...edge, effect: effects.map.tile(edge.query, edge.query + 1, edge.key, edge.key + 1)[0] * effects.largest }));
     this.#copy.disabled = edges.length === 0;
     this.#write();
     if (edges.length > 0 || this.#at?.map.pooled === true) this.#el.dispatchEvent(new Event("attn-drawn", { bubbles: true }));
   }
 
   #sort(column: Column): void {
-    this.#down = column === this.#by ? !this.#down : column === "weight";
+    this.#down = column === this.#by ? !this.#down : column === "weight" || column === "effect";
     this.#by = column;
     this.#write();
   }
@@ -206,16 +210,23 @@ class Table {
   #write(): void {
     const at = this.#at;
     if (at === null) return;
+    const effects = effectsIn(at);
+    this.#el.classList.toggle("attn-acting", effects !== null);
     HEADS.forEach(([column], n) => {
       const th = this.#heads[n];
+      if (column === "effect") {
+        th.hidden = effects === null;
+        th.title = effects === null ? "" : `on ${effects.words}, to first order`;
+      }
       if (column === this.#by) th.setAttribute("aria-sort", this.#down ? "descending" : "ascending");
       else th.removeAttribute("aria-sort");
     });
-    this.#body.replaceChildren(...this.#sorted.map(({ query, key, weight, rank, of }, n) =>
-      element("tr", { "data-query": query, "data-key": key, "data-weight": weight, tabindex: n === 0 ? 0 : -1 },
+    this.#body.replaceChildren(...this.#sorted.map(({ query, key, weight, rank, of, effect }, n) =>
+      element("tr", { "data-query": query, "data-key": key, "data-weight": weight, ...(effect === undefined ? {} : { "data-effect": effect }), tabindex: n === 0 ? 0 : -1 },
         tokenCell("th", at.axes.queries, query), tokenCell("td", at.axes.keys, key),
         element("td", {}, decimals(weight, at.map.signed)),
         element("td", {}, thousands(rank), element("span", { class: "attn-quiet" }, ` of ${thousands(of)}`)),
+        ...(effect === undefined || effects === null ? [] : [element("td", {}, effects.reach(query) ? decimals(effect, true) : "cannot reach it")]),
       )));
     this.#mark();
   }
