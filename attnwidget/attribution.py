@@ -12,6 +12,7 @@ need.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -354,7 +355,9 @@ def attribute(run: Run, method: str = "rollout", *, part: str | None = None, **o
             [0., 1., 0.],
             [0., 0., 1.]])
     """
-    return _found(run, method, part).method.function(run, part=part, **options)
+    found = _found(run, method, part).method
+    _refuse_unknown(found, options)
+    return found.function(run, part=part, **options)
 
 
 def cost(run: Run, method: str, *, part: str | None = None, **options: Any) -> Cost:
@@ -364,7 +367,14 @@ def cost(run: Run, method: str, *, part: str | None = None, **options: Any) -> C
         ValueError, KeyError, TypeError: as :func:`attribute`, but for what is too large.
     """
     found = _found(run, method, part)
+    _refuse_unknown(found.method, options)
     return found.method.cost(found, **options)
+
+
+def _refuse_unknown(method: Method, options: Mapping[str, Any]) -> None:
+    known = [name for name in inspect.signature(method.function).parameters if name != "run"]
+    for name in options.keys() - set(known):
+        raise TypeError(f"{method.name!r} has no option {name}=; it has {', '.join(f'{one}=' for one in known)}.")
 
 
 def _only(tokens: Tokens, at: int) -> Tokens:

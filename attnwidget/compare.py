@@ -19,13 +19,14 @@ from .layers import Check, Layer, Part
 from .maps import Map, OfTokens, Reduce, described
 from .masks import on_host, row_blocks
 from .tokens import Tokens
+from .trace import Trace, attention_of
 from .vocabulary import Span
 
 Side: TypeAlias = Literal["difference", "a", "b"]
 SIDES: tuple[Side, ...] = ("difference", "a", "b")
 
 
-def compare(a: Attention, b: Attention, *, names: tuple[str, str] = ("A", "B")) -> Difference:
+def compare(a: Attention | Trace, b: Attention | Trace, *, names: tuple[str, str] = ("A", "B")) -> Difference:
     """Set two attentions side by side: what the heads of ``a`` do that those of ``b`` do not.
 
     Tokens that are equal stand together, as do those that replace one another one by one; every other token stands on
@@ -53,7 +54,7 @@ def compare(a: Attention, b: Attention, *, names: tuple[str, str] = ("A", "B")) 
     >>> difference.part().keys.labels
     ('the', 'cat | dog')
     """
-    return Difference(a, b, names)
+    return Difference(attention_of(a), attention_of(b), names)
 
 
 @dataclass(frozen=True)

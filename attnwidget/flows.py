@@ -96,20 +96,21 @@ def head_min(run: Run, *, part: str | None = None, layer: int | None = None, pro
     cost=_fusing,
 )
 @on_host
-def weighted(run: Run, *, weights: Any, part: str | None = None, progress: bool = True) -> Attribution:
+def weighted(run: Run, *, weights: Any = None, part: str | None = None, progress: bool = True) -> Attribution:
     """The weighted mean of all heads: Σ w A / Σ w.
 
     Args:
         run, part: see :func:`~attnwidget.attribution.attribute`.
-        weights: [layer, head], none below zero: importance, say. NaN where there is no head.
+        weights: [layer, head], none below zero: importance, say. NaN where there is no head. All alike unless given.
 
     Raises:
         ValueError: another shape, numbers below zero or infinite, or nothing but zeros; and as
             :func:`~attnwidget.attribution.attribute`.
     """
     of = asked(run, "weighted", part)
-    given = torch.as_tensor(weights).detach().double().cpu()
     shape = (len(of.part.layers), of.part.heads)
+    given = torch.ones(shape) if weights is None else torch.as_tensor(weights).detach()
+    given = given.double().cpu()
     if tuple(given.shape) != shape:
         raise ValueError(f"weights are {tuple(given.shape)}; this part has {shape} as [layer, head].")
     given = given.nan_to_num(nan=0.0, posinf=torch.inf)

@@ -243,9 +243,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         named = " Load it first, with from_pretrained." if isinstance(model, str) else ""
+        if hasattr(model, "parts"):  # an attention
+            named = " An attention without its model cannot be run again."
         raise TypeError(
-            f"model is a {type(model).__name__}: it has to be a torch.nn.Module, as in capture(model, text, tokenizer) "
-            f"or show(text, model, tokenizer).{named}"
+            f"model is of type {type(model).__name__}: it has to be a torch.nn.Module, as in capture(model, text, "
+            f"tokenizer) or show(text, model, tokenizer).{named}"
         )
     inside: nn.Module = getattr(model, "_orig_mod", model)
     return inside

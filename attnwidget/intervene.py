@@ -99,6 +99,8 @@ def ablate(
         raise ValueError(f"temperature is {temperature}; it is a positive number: 1 changes nothing.")
     if among is not None and not tokens and temperature is None:
         raise ValueError("among says in which heads tokens= are hidden and temperature= holds: give one of them.")
+    if how != "zero" and not heads:
+        raise ValueError("how says what becomes of heads=: give some. Edges are cut, and renormalise= says how.")
     if renormalise and not edges:
         raise ValueError("renormalise says how edges= are cut: give some.")
     unwrapped(model)

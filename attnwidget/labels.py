@@ -22,6 +22,7 @@ from .masks import on_host
 from .measures import statistics
 from .rows import Axes, Rows, rows_of
 from .tokens import Tokens
+from .trace import Trace, attention_of
 
 LABELS: Mapping[str, tuple[str, float]] = {
     "previous": ("previous token", 0.78),
@@ -73,12 +74,12 @@ class Label:
         return (self.score - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
 
     def __str__(self) -> str:
-        return f"{self.name} {self.score:.2f}"
+        return f"{self.name} {self.score:.2f}" + (" (no null)" if self.name == "uniform" else "")
 
 
 @on_host
 def label(
-    attention: Attention, part: str | None = None, *, queries: Tensor | None = None
+    attention: Attention | Trace, part: str | None = None, *, queries: Tensor | None = None
 ) -> tuple[tuple[Label | None, ...], ...]:
     """What each head does, where it does one thing much more than chance; None for all other heads.
 
@@ -88,7 +89,7 @@ def label(
     head on this text, and says nothing about what the model uses it for.
 
     Args:
-        attention: all of it. part: which part; the first one unless given.
+        attention: all of it, or a trace. part: which part; the first one unless given.
         queries: the rows [row] to average over; all of them unless given.
 
     Returns:
@@ -100,6 +101,7 @@ def label(
     >>> [[str(found) for found in row] for row in label(Attention.from_weights(torch.eye(40).roll(1, 0)))]
     [['previous token 1.00']]
     """
+    attention = attention_of(attention)
     chosen = attention.part(part)
     axes = Axes(chosen)
     names = [name for name in LABELS if axes.means(name)]

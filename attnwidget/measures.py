@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from .attention import Attention
 from .masks import on_host
 from .rows import BLOCK, NEAR, Axes, block_of, entropy_of, rows_of
+from .trace import Trace, attention_of
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ STATISTICS: Mapping[str, str] = {
 
 @on_host
 def statistics(
-    attention: Attention,
+    attention: Attention | Trace,
     part: str | None = None,
     names: Collection[str] | None = None,
     *,
@@ -141,7 +142,7 @@ def statistics(
     These are n × n numbers for each head: of a large model and a long text, some of the queries tell as much.
 
     Args:
-        attention: all of it.
+        attention: all of it, or a trace.
         part: which part; the first one unless given.
         names: some of :data:`MEASURES`; those of :data:`STATISTICS` unless given. All at once are one pass.
         queries: the rows [row] to average over; all of them unless given.
@@ -160,6 +161,7 @@ def statistics(
     >>> {name: round(found.item(), 3) for name, found in statistics(attention, names=["first", "diagonal"]).items()}
     {'first': 0.75, 'diagonal': 0.75}
     """
+    attention = attention_of(attention)
     chosen = attention.part(part)
     wanted = list(STATISTICS) if names is None else [names] if isinstance(names, str) else list(names)
     unknown = [name for name in wanted if name not in MEASURES]
@@ -187,7 +189,7 @@ def statistics(
 
 @on_host
 def spectrum(
-    attention: Attention, part: str | None = None, *, reach: int | None = None, queries: Tensor | None = None
+    attention: Attention | Trace, part: str | None = None, *, reach: int | None = None, queries: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """How much weight goes how far back: the mean of p_{i, i − k} for every offset k.
 
@@ -211,6 +213,7 @@ def spectrum(
     >>> spectrum(attention)
     (tensor([0, 1]), tensor([[[0.7500, 0.5000]]]))
     """
+    attention = attention_of(attention)
     chosen = attention.part(part)
     if not Axes(chosen).means("offset"):
         raise ValueError(f"{chosen.name} has no offsets: its queries and keys are not one line of tokens.")
@@ -235,7 +238,7 @@ def spectrum(
 
 @on_host
 def similarity(
-    attention: Attention, part: str | None = None, *, queries: Tensor | None = None, progress: bool = True
+    attention: Attention | Trace, part: str | None = None, *, queries: Tensor | None = None, progress: bool = True
 ) -> Tensor:
     """How unlike any two heads are: the Jensen–Shannon divergence of their rows, averaged over the rows.
 
@@ -259,6 +262,7 @@ def similarity(
     >>> similarity(attention)[0]
     tensor([0.0000, 0.0000, 0.6931])
     """
+    attention = attention_of(attention)
     chosen, sample = attention.part(part), attention.sample_in(attention.part(part))
     there = [(index, layer) for index, layer in enumerate(chosen.layers) if layer.heads]
     place = torch.cat([index * chosen.heads + torch.arange(layer.heads) for index, layer in there])

@@ -68,12 +68,14 @@ class Objective:
         if callable(wanted):
             name = getattr(wanted, "__name__", type(wanted).__name__)
             return cls(f"{'a function of the output' if name == '<lambda>' else name}", wanted)
+        if whole and isinstance(_loss_of(output), Tensor):
+            return cls("the loss that the model returned", _loss_of)
         logits = logits_of(output)
         if whole:
             if not causal or logits.dim() != 3 or ids is None or ids.shape != logits.shape[:2]:
                 raise ValueError(
-                    "There is no loss of a text here, of which each token is told by those before it: pass a function "
-                    "of the model's output instead."
+                    "There is no loss of a text here, of which each token is told by those before it: give the model "
+                    "labels=, so that it returns its own, or pass a function of its output instead."
                 )
             return cls("the mean cross-entropy of the text", _loss(ids, keep))
         at = _position(logits, position, tokenizer, ids, keep)
@@ -111,6 +113,10 @@ class Objective:
         if not bool(torch.isfinite(value)):
             raise ValueError(f"The objective, {self.words}, is {float(value.detach())}: there is nothing to explain.")
         return value.reshape(())
+
+
+def _loss_of(output: Any) -> Any:
+    return output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
 
 
 def logits_of(output: Any) -> Tensor:

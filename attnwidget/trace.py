@@ -151,6 +151,11 @@ class Trace:
         return f"<Trace: {self.objective.words} = {self.value:.4g}, of {self.attention!r}>"
 
 
+def attention_of(run: Attention | Trace) -> Attention:
+    """The attention itself."""
+    return run.attention if isinstance(run, Trace) else run
+
+
 def gradient_of(layer: Layer) -> Tensor:
     """float32 [batch, head, query, d_v].
 

@@ -338,3 +338,17 @@ def test_what_is_too_large_is_refused_with_an_estimate(monkeypatch: pytest.Monke
     monkeypatch.setattr("attnwidget.attribution.psutil.virtual_memory", lambda: SimpleNamespace(available=1e6))
     with pytest.raises(ValueError, match=r"1\.0 MB of memory are free"):
         rollout(shown(weights()))
+
+
+def test_options_that_a_method_lacks_are_named_with_those_it_has() -> None:
+    attention = Attention.from_weights(torch.eye(3).expand(2, 4, 3, 3))
+    with pytest.raises(TypeError, match=r"'mean' has no option query=; it has part=, layer=, progress="):
+        attribute(attention, "mean", query=-1)
+    with pytest.raises(TypeError, match="'rollout' has no option querry="):
+        cost(attention, "rollout", querry=1)
+
+
+def test_without_weights_all_heads_weigh_the_same() -> None:
+    weights = torch.rand(2, 3, 5, 5).softmax(-1)
+    attention = Attention.from_weights(weights)
+    torch.testing.assert_close(attribute(attention, "weighted").values, weights.mean((0, 1)))

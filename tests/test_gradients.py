@@ -415,7 +415,7 @@ def test_what_they_need_is_said(run: Trace, monkeypatch: pytest.MonkeyPatch) -> 
             integrated_gradients(run, baseline=baseline)
     with pytest.raises(ValueError, match="it has no get_input_embeddings"):
         gradient_input(trace(Stack(Bare), some(), objective=1))
-    with pytest.warns(UserWarning, match="take more steps than 1"):
+    with pytest.warns(UserWarning, match="in 1 steps: take more"):
         integrated_gradients(run, steps=1)
     monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(ImportError, match=r"pip install 'attnwidget\[captum\]'"):
@@ -451,3 +451,13 @@ def test_captum_is_loaded_by_nothing_else(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(builtins, "__import__", refused)
     gradient_input(trace(model, TEXT, tokenizer))
     assert capture(model, TEXT, tokenizer).parts == ("decoder",)
+
+
+def test_unless_told_steps_are_taken_until_the_integral_is_complete() -> None:
+    """Completeness (Sundararajan et al. 2017, proposition 1), beside zeros, where a norm changes abruptly."""
+    model, tokenizer = tiny.decoder()
+    run = trace(model, "The cat sat on the mat. The cat sat on the", tokenizer)
+    found = attribute(run, "integrated-gradients", progress=False)
+    gained = run.value - found.rest["the baseline"]
+    assert abs(float(found.values.sum()) - gained) < 0.01 * abs(gained)
+    assert abs(found.rest["error of the integral"]) < 0.01 * abs(gained)

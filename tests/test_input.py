@@ -511,7 +511,7 @@ def test_not_a_number_in_what_goes_in_is_said_and_kept(family: str) -> None:
 
 def test_what_a_newcomer_gets_wrong_is_said_in_words() -> None:
     model, tokenizer = tiny.decoder()
-    with pytest.raises(TypeError, match=r"model is a str.*show\(text, model, tokenizer\).*from_pretrained"):
+    with pytest.raises(TypeError, match=r"model is of type str.*show\(text, model, tokenizer\).*from_pretrained"):
         capture("The cat", model, tokenizer)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"no option layer; did you mean layers"):
         capture(model, "The cat", tokenizer, layer=[0])

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attnwidget import Trace, capture, record, reweigh, tiny, trace
+from attnwidget import Attention, Trace, capture, record, reweigh, tiny, trace
 from attnwidget.intervene import ablate, effect
 from attnwidget.positions import positions
 from models import Bare, Handmade, make
@@ -910,3 +910,11 @@ def test_what_an_effect_cannot_be_asked(decoder: tuple[Any, Any], run: Trace) ->
         effect(run, by=ablate(model, [(0, 0)]), heads=[(0, 1)])
     with pytest.raises(ValueError, match="no token of this model's vocabulary"):
         effect(model, TEXT, tokenizer, objective="xyzzy", heads=[(0, 0)])
+
+
+def test_how_is_of_heads() -> None:
+    model, tokenizer = tiny.decoder()
+    with pytest.raises(ValueError, match="how says what becomes of heads="):
+        ablate(model, edges=[(1, 0, 3, 2)], how="mean")
+    with pytest.raises(TypeError, match="An attention without its model cannot be run again"):
+        effect(Attention.from_weights(torch.eye(3)), "text", tokenizer, heads=[(0, 0)])

@@ -200,3 +200,24 @@ def test_positions_and_outputs_that_are_not_there_are_refused() -> None:
         logits_of(torch.zeros(3, 2, 5))
     assert logits_of((torch.zeros(1, 2), None)).shape == (1, 2)
     assert logits_of({"logits": torch.zeros(1, 2)}).shape == (1, 2)
+
+
+def test_a_loss_that_the_model_returns_is_the_loss() -> None:
+    """transformers' own, of the labels it was given; the cross-entropy of the last position by hand."""
+    import transformers as t
+
+    torch.manual_seed(0)
+    config = t.BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=20
+    )
+    model = t.BertForMaskedLM(config).eval()
+    ids = torch.randint(20, (1, 6))
+    labels = torch.full((1, 6), -100)
+    labels[0, 5] = 3
+    run = trace(model, {"input_ids": ids, "labels": labels}, objective="loss")
+    with torch.no_grad():
+        by_hand = -model(ids).logits[0, 5].log_softmax(-1)[3]
+    assert run.objective.words == "the loss that the model returned"
+    assert abs(run.value - float(by_hand)) < 1e-5
+    with pytest.raises(ValueError, match="give the model labels="):
+        trace(model, {"input_ids": ids}, objective="loss")

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from attnwidget import Attention, Trace, ablate, record, tiny, trace
+from attnwidget import Attention, Trace, ablate, compare, label, record, statistics, tiny, trace
 from attnwidget.layers import Layer, Part
 from attnwidget.listen import Change, Listener
 from attnwidget.masks import Mask
+from attnwidget.measures import similarity, spectrum
 from attnwidget.parts import Call
 from attnwidget.tokens import Tokens
 from attnwidget.trace import Effects, gradient_of
@@ -460,3 +461,12 @@ def test_what_it_says_of_itself_and_what_it_refuses() -> None:
     plain = run.attention.part().layers[0]
     with pytest.raises(ValueError, match="has no gradient and values: trace"):
         gradient_of(Layer("one", plain.mask, plain.q, plain.k))
+
+
+def test_a_trace_goes_where_its_attention_goes() -> None:
+    model, tokenizer = tiny.decoder()
+    run = trace(model, "The cat saw the dog.", tokenizer)
+    for of in (statistics, spectrum, similarity, label):
+        ours, theirs = of(run), of(run.attention)
+        assert repr(ours) == repr(theirs)
+    assert compare(run, run).ranking(1)[0][2] == 0.0
