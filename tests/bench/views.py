@@ -89,7 +89,9 @@ def opened(kind: str, n: int, **traits: Any) -> Iterator[Page]:
         page.send(
             "Page.addScriptToEvaluateOnNewDocument", source=OPENED.format(watch=FIRST_PAINT, selector=selector) + COUNT
         )
-        page.open(page_of(kind, n, json.dumps(traits)).as_uri())
+        path = page_of(kind, n, json.dumps(traits))
+        page.rest(2)  # a browser that has just been started is busy with itself
+        page.open(path.as_uri())
         page.wait("() => window.bench?.painted", LIMIT)
         page.rest(1)
         yield page
