@@ -19,6 +19,7 @@ The building, from the ground up; a file imports only from the floors below its 
                 blocks.py      numbers as bytes that both languages read
     1  verbs    objective.py   one number that comes out of a model
                 functions.py   sees attention that goes through torch's own functions, a softmax by hand included
+                interface.py   sees attention that goes through transformers' interface, and what is done to a call
                 listen.py      hears every attention call of a running model, and changes none
                 check.py       rows of what was kept, compared with what the model itself computed
                 capture.py     a model's run → Attention: what is kept of it

@@ -15,8 +15,9 @@ from .capture import evaluating
 from .contributions import BLOCK, size_of, sums_of, vectors_of
 from .flows import normalised, one_axis, upto
 from .inputs import unwrapped
+from .interface import Change
 from .layers import Layer
-from .listen import Change, Listener
+from .listen import Listener
 from .masks import on_host, row_blocks
 from .parts import Call
 from .stream import Sum, projection_of

@@ -22,7 +22,7 @@ from .attention import Attention
 from .capture import record
 from .compare import Difference, compare
 from .inputs import is_encoder_decoder, unwrapped
-from .listen import Change
+from .interface import Change
 from .objective import logits_of
 from .parts import Call, role_of
 from .reweigh import Scores, refuse_shape, reweighed, softmax, wide

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from .acting import Acting
 from .inputs import unwrapped
-from .listen import Change, going_backwards
+from .interface import Change
+from .listen import going_backwards
 from .masks import Bias, Mask, on_host
 from .parts import Call
 from .reweigh import Scores, reweighed, softmax

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .listen import Change
+from .interface import Change
 from .masks import Bias, Mask, row_blocks
 from .parts import Call
 

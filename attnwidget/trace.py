@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from .attention import Attention
 from .capture import Recorder, evaluating, refuse_misspelt
 from .inputs import Given, Inputs, given_to, unwrapped
+from .interface import Change, changing
 from .layers import Layer, Part
-from .listen import Change, changing
 from .maps import Computed, within
 from .masks import on_host
 from .objective import Objective, logits_of

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnwidget import listen
+from attnwidget import interface
 from attnwidget.attention import Attention
 from attnwidget.capture import NoAttentionError, capture, record
 from attnwidget.listen import Listener
@@ -802,16 +802,15 @@ def test_a_mask_for_each_folded_head_is_read_for_each() -> None:
 def test_a_call_that_was_misread_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """An output of another size than ours is no rounding."""
     model, inputs = make("llama")
-    from attnwidget import listen
 
-    heard = listen._through_interface
+    heard = interface._through_interface
 
     def misread(*args: Any) -> Any:
         call = heard(*args)
         call.v = call.v[..., :3]
         return call
 
-    monkeypatch.setattr(listen, "_through_interface", misread)
+    monkeypatch.setattr(interface, "_through_interface", misread)
     check = capture(model, inputs).check
     assert check is not None
     assert not check.ok
@@ -974,7 +973,7 @@ class Leaving:
         return 0 if self.hears(None) else -1
 
     def hears(self, module: object) -> bool:
-        listen._open.remove(self)  # type: ignore[arg-type]
+        interface.opened.remove(self)  # type: ignore[arg-type]
         return False
 
     _here = hears
@@ -984,12 +983,12 @@ def test_who_closes_meanwhile_in_another_thread_leaves_the_others_listening() ->
     model, inputs = make("llama")
     model.set_attn_implementation("eager")  # type: ignore[operator]  # of transformers
     with record(model) as rec, torch.no_grad():
-        listen._open.insert(0, Leaving())  # type: ignore[arg-type]
+        interface.opened.insert(0, Leaving())  # type: ignore[arg-type]
         model(**inputs)
-        listen._open.insert(0, Leaving())  # type: ignore[arg-type]
+        interface.opened.insert(0, Leaving())  # type: ignore[arg-type]
     # Missed by the interface, a call would be seen as a softmax.
     assert [one.q is not None for one in rec.attention.part().layers] == [True, True]
-    assert not listen._open
+    assert not interface.opened
 
 
 def test_memory_is_planned_for_the_layers_that_attend(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attnwidget import Trace, capture, listen, tiny, trace
+from attnwidget import Trace, capture, interface, tiny, trace
 from attnwidget.attribution import METHODS, asked, attribute, cost
 from attnwidget.contributions import logit, norm, norm_sum, vectors_of
 from attnwidget.interactions import alti, value_zeroing
@@ -358,7 +358,7 @@ def test_the_model_is_left_as_it_was(name: str, stopping: Callable[[nn.Module, i
     watched = state(model)
     with pytest.raises(KeyboardInterrupt):
         attribute(run, name, **options)
-    assert same(watched, state(model)) and not listen._open
+    assert same(watched, state(model)) and not interface.opened
     model.model.layers[2]._forward_hooks.clear()
     assert torch.equal(attribute(run, name, **options).values, first.values)
 

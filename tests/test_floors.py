@@ -39,17 +39,17 @@ NEIGHBOURS = {
     "tokens": {"picture", "vocabulary"},
     "inputs": {"picture"},
     "parts": {"tokens", "masks", "layers", "inputs"},
-    "listen": {"functions"},
+    "listen": {"functions", "interface"},
     "acting": {"listen"},
-    "reweigh": {"listen"},
-    "trace": {"capture", "listen", "objective"},
+    "reweigh": {"interface"},
+    "trace": {"capture", "interface", "objective"},
     "attribution": {"compare", "trace"},
     "flows": {"attribution"},
     "stream": {"trace"},
     "contributions": {"attribution", "flows", "stream"},
     "gradients": {"attribution", "trace"},
     "integrated": {"attribution", "capture"},
-    "interactions": {"attribution", "capture", "contributions", "flows", "listen", "stream"},
+    "interactions": {"attribution", "capture", "contributions", "flows", "interface", "listen", "stream"},
     "compare": {"trace"},
     "measures": {"rows", "trace"},
     "labels": {"capture", "measures", "rows", "trace"},
@@ -139,7 +139,7 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
     imported = tops(path)
     if FLOOR.get(module, 0) <= 1:
         assert not imported & WIDGETS, "floors 0 and 1 know no widget"
-    if module not in {"capture", "generation", "listen", "tiny"}:
+    if module not in {"capture", "generation", "interface", "tiny"}:
         assert "transformers" not in imported, "only the rooms that run models know transformers"
     if module not in {"charts", "dashboard"}:
         assert "bqplot" not in imported, "only charts and dashboard know bqplot"

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
-from attnwidget import listen, tiny, wire
+from attnwidget import interface, tiny, wire
 from attnwidget.attention import Attention, in_words
 from attnwidget.capture import capture, record
 from attnwidget.check import Comparison
@@ -63,7 +63,7 @@ def world(tokenizer: Any = None) -> dict[str, Any]:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return {
         "lookups": interface_methods(),
-        "listeners": list(listen._open),
+        "listeners": list(interface.opened),
         "modes": list(_get_current_function_mode_stack()),
         "random": torch.random.get_rng_state().tolist(),
         "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),

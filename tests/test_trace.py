@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attnwidget import Attention, Trace, ablate, compare, label, record, statistics, tiny, trace
+from attnwidget.interface import Change
 from attnwidget.layers import Layer, Part
-from attnwidget.listen import Change, Listener
+from attnwidget.listen import Listener
 from attnwidget.masks import Mask
 from attnwidget.measures import similarity, spectrum
 from attnwidget.parts import Call
