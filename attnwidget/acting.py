@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
 from numbers import Integral
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -284,11 +285,11 @@ _AGAIN = "Gradient checkpointing runs attention again, and it has to be changed 
 
 def _in_checkpoint() -> bool:
     """True in what checkpointing will run again."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename == _CHECKPOINT:
             return True
-        frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+        frame = frame.f_back
     return False
 
 

@@ -23,6 +23,15 @@ from .rotary import Rotary, Turned, fitted
 from .tokens import Tokens
 
 
+def shape_of(q: Tensor | None, k: Tensor | None, weights: Tensor | None) -> tuple[int, int, int, int]:
+    """(batch, head, query, key) of weights, or of the queries and keys that determine them."""
+    if weights is not None:
+        batch, heads, queries, keys = weights.shape
+        return batch, heads, queries, keys
+    assert q is not None and k is not None
+    return q.shape[0], q.shape[1], q.shape[2], k.shape[2]
+
+
 @dataclass(frozen=True, eq=False)
 class Layer:
     """What one attention module computed in one call: Q and K and the rules, or weights as they are.
@@ -73,10 +82,7 @@ class Layer:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(batch, head, query, key)."""
-        if self.weights is not None:
-            return tuple(self.weights.shape)  # type: ignore[return-value]  # four by construction
-        assert self.q is not None and self.k is not None
-        return self.q.shape[0], self.q.shape[1], self.q.shape[2], self.k.shape[2]
+        return shape_of(self.q, self.k, self.weights)
 
     @property
     def heads(self) -> int:

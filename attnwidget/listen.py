@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -225,7 +226,7 @@ class Listener:
 
     def _stack(self) -> Iterator[int]:
         """Ids of whatever is called ``self`` up the call stack, the innermost first."""
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
             found = frame.f_locals
             owner = id(found.get("self"))
@@ -235,7 +236,7 @@ class Listener:
             yield owner
             if owner == id(self.model):
                 break  # who calls the model is of no interest
-            frame = frame.f_back  # type: ignore[assignment]  # None ends the loop
+            frame = frame.f_back
 
     def may_attend(self, name: str, module: nn.Module) -> bool:
         """False for what multiplies values in a model of transformers and is not called attention: say a router."""

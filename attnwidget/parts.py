@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .inputs import Inputs, Text, is_encoder_decoder
-from .layers import Layer, Part
+from .layers import Layer, Part, shape_of
 from .masks import Bias, Mask
 from .tokens import Tokens, pictured
 
@@ -64,10 +64,7 @@ class Call:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(batch, head, query, key)."""
-        if self.weights is not None:
-            return tuple(self.weights.shape)  # type: ignore[return-value]  # four by construction
-        assert self.q is not None and self.k is not None
-        return self.q.shape[0], self.q.shape[1], self.q.shape[2], self.k.shape[2]
+        return shape_of(self.q, self.k, self.weights)
 
 
 @dataclass(frozen=True, eq=False)
