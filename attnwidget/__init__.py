@@ -47,10 +47,11 @@ The building, from the ground up; a file imports only from the floors below its 
                 pruning.py     which heads a model can do without, and a model without them
                 study.py       how far maps agree with what cutting changes, on this very input
                 truth.py       what edges do to an output, for the browser: estimated for all, exact for one
-                widget.py      AttentionWidget: synced traits and one message handler
+                selection.py   which map is looked at, and how it is drawn
+                export.py      a page that lives without kernel and network
+                widget.py      AttentionWidget: a selection that is displayed, and one message handler
     3  made of  show.py        from a text to the picture, in one call
-       widgets  export.py      a page that lives without kernel and network
-                colours.py     the colours of the widget, for charts, in light and dark
+       widgets  colours.py     the colours of the widget, for charts, in light and dark
                 charts.py      points, grids and curves of bqplot, in these colours
                 dashboard.py   charts of heads, linked to the widget: select here, see there
                 tiny/          small trained models that ship with the package

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import __version__
-from .widget import Selection
+from .selection import Selection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

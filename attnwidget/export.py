@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from . import truth, wire
+from .selection import NAMES, Selection, first_of, stepped_of
 from .trace import Trace
-from .widget import NAMES, AttentionWidget, Selection, first_of, stepped_of
 from .wire import Shown
 
 _CODE = Path(__file__).parent / "static" / "page.js"
@@ -52,7 +52,7 @@ h1 {{ margin: 0 0 12px; font-size: 15px; font-weight: 600 }}
 
 
 def to_html(
-    attention_or_widget: Shown | Trace | AttentionWidget,
+    attention_or_widget: Shown | Trace | Selection,
     path: str | Path,
     *,
     budget: int = 1_800_000,
@@ -88,7 +88,7 @@ def to_html(
         raise FileNotFoundError(f"There is no folder {target.parent} to write {target.name} into.")
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder. Name a file in it: {target / 'attention.html'}.")
-    if isinstance(attention_or_widget, AttentionWidget):
+    if isinstance(attention_or_widget, Selection):
         widget = attention_or_widget
         state = {name: getattr(widget, name) for name in NAMES}
         selection = Selection(

@@ -15,8 +15,9 @@ from .capture import capture
 from .compare import Difference
 from .generation import capture_generation
 from .inputs import unwrapped
+from .selection import NAMES
 from .trace import Trace
-from .widget import NAMES, AttentionWidget
+from .widget import AttentionWidget
 
 
 def show(text_or_attention: Any, model: Any = None, tokenizer: Any = None, **options: Any) -> AttentionWidget:

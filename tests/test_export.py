@@ -20,7 +20,8 @@ from attnwidget import __version__, export, wire
 from attnwidget.attention import Attention
 from attnwidget.compare import compare
 from attnwidget.export import to_html
-from attnwidget.widget import NAMES, AttentionWidget
+from attnwidget.selection import NAMES
+from attnwidget.widget import AttentionWidget
 
 STATIC = Path(export.__file__).parent / "static"
 STRANGE = [

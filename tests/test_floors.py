@@ -61,11 +61,12 @@ NEIGHBOURS = {
     "pruning": {"copies", "intervene"},
     "study": {"copies"},
     "truth": {"intervene"},
-    "widget": {"truth"},
+    "export": {"selection", "truth"},
+    "widget": {"selection", "truth"},
     "show": {"tiny"},
     "charts": {"colours"},
     "dashboard": {"charts", "colours"},
-    "__main__": {"export", "tiny"},
+    "__main__": {"tiny"},
 }
 
 WIDGETS = {"IPython", "anywidget", "bqplot", "ipywidgets", "traitlets"}

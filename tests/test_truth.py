@@ -19,7 +19,8 @@ from traitlets import TraitError
 from attnwidget import Attention, Trace, export, tiny, trace, truth, wire
 from attnwidget.export import to_html
 from attnwidget.intervene import effect
-from attnwidget.widget import AttentionWidget, Selection
+from attnwidget.selection import Selection
+from attnwidget.widget import AttentionWidget
 
 TEXT = "The cat sat on the mat. The cat sat on the"
 HERE = {"part": "decoder", "heads": [[1, 0]], "query": 3, "key": 1}

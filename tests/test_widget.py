@@ -21,8 +21,9 @@ from attnwidget.attention import Attention
 from attnwidget.compare import compare
 from attnwidget.layers import Layer, Part
 from attnwidget.masks import Mask
+from attnwidget.selection import NAMES, Selection
 from attnwidget.tokens import Tokens
-from attnwidget.widget import NAMES, AttentionWidget, Selection
+from attnwidget.widget import AttentionWidget
 
 
 class StandInComm:

@@ -259,9 +259,11 @@ def test_the_graph_speaks_to_the_keyboard_and_not_of_what_the_pointer_passes(pag
     widget.locator(".attn-top[data-query='7']").hover()
     expect(said).to_contain_text("Along all paths")
     expect(said).to_have_attribute("aria-live", "off")
+    passed = said.inner_text()
     widget.locator(".attn-top[data-query='7']").focus()
     page.keyboard.press("ArrowLeft")
     expect(said).to_have_attribute("aria-live", "polite")
+    expect(said).not_to_have_text(passed)  # the paths of another token are read before they are said
     changes = said.evaluate(
         """async (line) => {
             let changes = 0;
