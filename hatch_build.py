@@ -17,7 +17,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCES = ("package.json", "package-lock.json", "tsconfig.json", "build.mjs", "src/**/*")
-OUTPUTS = ("widget.js", "page.js")
+OUTPUTS = ("widget.js", "page.js", "page.packed.js")
 STAMP = "bundle.sha256"
 
 

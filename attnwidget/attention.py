@@ -6,19 +6,21 @@ Axes are always in the order ``layer, head, query, key``. A query attends *to* a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .layers import Check, Layer, Part
-from .maps import Map, Reduce
+from . import recipe, saving
+from .layers import Layer, Part
+from .maps import Map
 from .masks import Bias, Mask, on_host
+from .shown import Reduce, Run
 from .tokens import Tokens
 
 
-class Attention:
+class Attention(Run[Part, Map]):
     """The attention of one run of a model, every head of it, exact and lazy.
 
     Indexing gives a :class:`Map`, of which :meth:`Map.row`, :meth:`Map.tile` and :meth:`Map.weights` are computed on
@@ -33,27 +35,6 @@ class Attention:
 
     Where a model has several parts, name one: ``attention["cross", 1, 3]``. ``attention.parts`` lists them.
     """
-
-    def __init__(
-        self,
-        parts: Sequence[Part],
-        *,
-        model: str | None = None,
-        check: Check | None = None,
-        notes: Sequence[str] = (),
-        sample: int = 0,
-        noun: str = "sample",
-    ) -> None:
-        if not parts or not all(part.layers and part.heads for part in parts):
-            raise ValueError("An Attention needs at least one part with at least one layer.")
-        self._parts = {part.name: part for part in parts}
-        if len(self._parts) != len(parts):
-            raise ValueError(f"Part names must differ: {[part.name for part in parts]}.")
-        self.model = model
-        self.check = check
-        self.notes = tuple(notes)
-        self.sample = sample
-        self.noun = noun  # what one sample is: "text", "image", "window" or "sample"
 
     # ── making one from what people have ──
 
@@ -82,7 +63,13 @@ class Attention:
         notes = ["Some weights are NaN. They are drawn as ×."] if any(_has_nan(w) for w in layers) else []
         queries, keys = _axes(tokens, layers[0].shape[2], layers[0].shape[3])
         made = tuple(Layer(name=f"layer {i}", weights=w, mask=_mask_of_zeros(w)) for i, w in enumerate(layers))
-        return cls([Part(part, made, queries, keys)], model=model, notes=notes)
+        kept = _kept(part=part, model=model, tokens=tokens)
+        return cls(
+            [Part(part, made, queries, keys)],
+            model=model,
+            notes=notes,
+            made=recipe.call("Attention.from_weights", {"weights": weights}, **kept),
+        )
 
     @classmethod
     @on_host
@@ -144,37 +131,31 @@ class Attention:
             )
             for i in range(n_layers)
         )  # fmt: skip
-        return cls([Part(part, made, *axes)], model=model)
+        kept = _kept(
+            part=part, model=model, tokens=tokens, v=v, scale=scale, mask=mask, softcap=softcap, bias=bias, sink=sink
+        )
+        kept |= {"causal": True} if causal else {}
+        return cls(
+            [Part(part, made, *axes)], model=model, made=recipe.call("Attention.from_qk", {"q": q, "k": k}, **kept)
+        )
+
+    def save(self, path: str | Path, *, values: bool = True, projections: bool = False) -> Path:
+        """Write it into a file that :func:`attnwidget.load` opens, with torch or without: see ``stored.py``.
+
+        Args:
+            path: where to write, "name.safetensors". The folder has to exist; a file of that name is replaced.
+            values: whether the values V go in, where they were kept. The view that goes step by step needs them.
+            projections: whether the model's output projections go in, too: what the last step needs.
+
+        Returns:
+            The path.
+
+        Raises:
+            FileNotFoundError: there is no such folder. IsADirectoryError: the path is one.
+        """
+        return saving.save(self, path, values=values, projections=projections)
 
     # ── asking ──
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the parts, the one shown first in front."""
-        return tuple(self._parts)
-
-    @property
-    def tokens(self) -> Tokens:
-        """The query axis of the first part."""
-        return self.part().queries
-
-    @property
-    def samples(self) -> int:
-        """Number of texts or images in the batch."""
-        return max(part.batch for part in self._parts.values())
-
-    @property
-    def nbytes(self) -> int:
-        """Memory held by Q, K, V, weights and dense masks, in bytes."""
-        return sum(layer.nbytes for part in self._parts.values() for layer in part.layers)
-
-    def part(self, name: str | None = None) -> Part:
-        """The part of that name; the first one where the name is left out."""
-        if name is None:
-            return next(iter(self._parts.values()))
-        if name not in self._parts:
-            raise KeyError(f"There is no part {name!r}; this attention has {', '.join(map(repr, self.parts))}.")
-        return self._parts[name]
 
     def map(
         self,
@@ -185,74 +166,16 @@ class Attention:
         reduce: Reduce = "mean",
         heads: Sequence[tuple[int, int]] | None = None,
     ) -> Map:
-        """The map of one head, or reduced over the heads of a layer, the layers of a head, both, or some heads.
-
-        Args:
-            layer, head: index, negative from the end; None reduces over that axis.
-            reduce: "mean", "max" or "min". Only the mean keeps rows that sum to one.
-            heads: pairs (layer, head) in place of the two: the map is reduced over exactly these, each counted once.
-                What one of them may not see counts there as 0.
-
-        Raises:
-            IndexError: no such layer or head. KeyError: no such part. ValueError: no such reduction; ``heads`` is
-                empty, or given along with a layer or head. TypeError: ``heads`` holds something else than pairs.
-
-        >>> import torch
-        >>> attention = Attention.from_weights(torch.stack([torch.eye(2), torch.full((2, 2), 0.5)])[:, None])
-        >>> attention.map(heads=[(0, 0), (1, 0)], reduce="max").weights()
-        tensor([[1.0000, 0.5000],
-                [0.5000, 1.0000]])
-        """
-        if heads is None:
-            return Map(self, self.part(part), layer, head, reduce)
-        if layer is not None or head is not None:
-            raise ValueError("Choose a layer and a head, or several heads=[(layer, head), …]: not both.")
-        return Map(self, self.part(part), None, None, reduce, heads)
-
-    def __getitem__(self, key: tuple[Any, ...]) -> Map:
-        if not isinstance(key, tuple) or len(key) not in (2, 3):
-            raise TypeError(
-                "Index an attention with [layer, head] or [part, layer, head]; None averages over that axis."
-            )
-        if len(key) == 2 and isinstance(key[0], str):
-            raise TypeError(f"Name the layer and the head, too: attention[{key[0]!r}, layer, head].")
-        part = key[0] if len(key) == 3 else None
-        return self.map(key[-2], key[-1], part=part)
-
-    def select(self, sample: int) -> Attention:
-        """The same attention with another text of the batch in view. Nothing is copied."""
-        if not -self.samples <= sample < self.samples:
-            raise IndexError(f"Sample {sample} of a batch of {self.samples}.")
-        at = sample % self.samples
-
-        def axes_of(part: Part) -> tuple[Tokens, Tokens]:
-            return part.axes[at * len(part.axes) // self.samples]
-
-        shown = [
-            replace(part, queries=axes_of(part)[0], keys=axes_of(part)[1]) if part.axes else part
-            for part in self._parts.values()
-        ]
-        return Attention(shown, model=self.model, check=self.check, notes=self.notes, sample=at, noun=self.noun)
-
-    def sample_in(self, part: Part) -> int:
-        """The sample in view as ``part`` counts: several windows, of images say, belong to one text of another part."""
-        return self.sample * part.batch // self.samples
-
-    def __repr__(self) -> str:
-        parts = ", ".join(
-            f"{p.name}: {len(p.layers)} layers × {p.heads} heads, {len(p.queries)} × {len(p.keys)}"
-            for p in self._parts.values()
-        )
-        parts += f"; {self.samples} {self.noun}s" if self.samples > 1 else ""
-        return f"<Attention{f' of {self.model}' if self.model else ''}: {parts}; {in_words(self.nbytes)}>"
+        """See :meth:`~attnwidget.shown.Run.map`."""
+        return Map(self, self.part(part), layer, head, reduce, heads)
 
 
 # ── reading what the caller brought ──────────────────────────────────────────────────────────────────────────────────
 
 
-def in_words(size: int) -> str:
-    """A number of bytes."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+def _kept(**options: Any) -> dict[str, Any]:
+    """Those that were given."""
+    return {name: one for name, one in options.items() if one is not None and (name, one) != ("part", "attention")}
 
 
 def _axes(tokens: Any, queries: int, keys: int) -> tuple[Tokens, Tokens]:

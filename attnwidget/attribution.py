@@ -21,13 +21,15 @@ import psutil
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .attention import Attention, in_words
+from . import recipe
+from .attention import Attention
+from .chosen import within
 from .compare import Difference, compare
 from .layers import Layer, Part
-from .maps import within
 from .masks import Mask
+from .shown import in_words
 from .tokens import Tokens
-from .trace import Trace
+from .trace import Trace, attention_of
 
 Run: TypeAlias = Attention | Trace
 Needs: TypeAlias = Literal["attention", "values", "gradients", "model"]
@@ -49,6 +51,7 @@ class Attribution:
         per_head: float32 [layer, head], what each head adds, where the method tells them apart.
         rest: what belongs to no edge, by name, where the method accounts for everything: with it, ``values`` add up to
             the target.
+        made: the Python that made it, as far as that can be written.
     """
 
     values: Tensor
@@ -63,6 +66,7 @@ class Attribution:
     per_head: Tensor | None = None
     rest: Mapping[str, float] = field(default_factory=dict)
     mask: Mask | None = None  # where entries can be
+    made: str = ""
 
     def row(self, query: int) -> Tensor:
         """What belongs to query ``query``: float32 [key].
@@ -95,15 +99,16 @@ class Attribution:
         notes = [f"No attention weights, but {self.method}: {self.words}"]
         notes += [f"All entries are divided by the largest, {most:.4g}."] if scale > 1 else []
 
-        def shown(values: Tensor) -> Attention:
+        def shown(values: Tensor, side: str = "") -> Attention:
             mask = self.mask or Mask.full(len(self.queries), len(self.keys))
             layer = Layer(self.method, mask, weights=(values / scale)[None, None])
-            return Attention([Part(self.part, (layer,), self.queries, self.keys)], notes=notes)
+            made = f"{self.made}.attention(){side}" if self.made else ""
+            return Attention([Part(self.part, (layer,), self.queries, self.keys)], notes=notes, made=made)
 
         if not self.signed:
             return shown(self.values)
         what = self.target or self.method
-        up, down = (shown((sign * self.values).clamp_min(0.0)) for sign in (1, -1))
+        up, down = (shown((sign * self.values).clamp_min(0.0), side) for sign, side in ((1, ".a"), (-1, ".b")))
         cut = "cutting it " if self.method == "knock-out" else ""  # whose entries are changes, not what edges add
         return compare(up, down, names=(f"{cut}raises {what}", f"{cut}lowers {what}"))
 
@@ -357,7 +362,10 @@ def attribute(run: Run, method: str = "rollout", *, part: str | None = None, **o
     """
     found = _found(run, method, part).method
     _refuse_unknown(found, options)
-    return found.function(run, part=part, **options)
+    of = recipe.split(attention_of(run).made)
+    given = {name: one for name, one in {"part": part, **options}.items() if one is not None and name != "progress"}
+    made = recipe.call("attribute", {"run": recipe.Name(of[1] or "run"), "method": method}, **given)
+    return replace(found.function(run, part=part, **options), made="\n".join([*of[0], made]))
 
 
 def cost(run: Run, method: str, *, part: str | None = None, **options: Any) -> Cost:

@@ -22,14 +22,17 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .attention import Attention, in_words
+from . import recipe
+from .attention import Attention
 from .check import Comparison
 from .inputs import Inputs, Text, given_to, is_encoder_decoder, unwrapped
+from .interface import changing
 from .layers import Layer
 from .listen import LOOKED_FOR, Listener
 from .masks import Mask, on_host
 from .output import Heads, Output, Read, version_of
 from .parts import ROLES, Call, Kept, noun_of, parts_of, place_of, role_of
+from .shown import in_words
 
 _LESS = (
     "Keep fewer layers (layers=[0, -1]) or parts (parts=['decoder']), keep them in half precision "
@@ -116,6 +119,10 @@ def capture(
         model, tokenizer, layers=layers, parts=parts, dtype=dtype, keep_values=keep_values, pin_memory=pin_memory
     )
     recorder.texts, recorder.targets = given.texts, given.targets
+    recorder.made = made_of(
+        "capture", inputs, tokenizer, target=target, truncate=truncate or None, layers=layers, parts=parts, dtype=dtype,
+        keep_values=keep_values or None, **forward,
+    )  # fmt: skip
     with evaluating(model), torch.no_grad(), recorder, _bar(model, recorder, progress):
         try:
             model(*given.args, **{**given.kwargs, **forward})
@@ -125,6 +132,14 @@ def capture(
                 "comes. Shorten the text, take fewer texts at once, or load the model in half precision."
             ) from problem
     return recorder.attention
+
+
+def made_of(function: str, inputs: Any, tokenizer: Any, **options: Any) -> str:
+    """The call of ``function`` with a model, as Python, with those of the options that are not None."""
+    positional = {"model": recipe.Name("model"), "inputs": inputs}
+    positional |= {} if tokenizer is None else {"tokenizer": recipe.Name("tokenizer")}
+    made = recipe.call(function, positional, **{name: one for name, one in options.items() if one is not None})
+    return f"# made while something that changes what the model does was open\n{made}" if changing() else made
 
 
 def refuse_misspelt(model: nn.Module, forward: Collection[str], function: Callable[..., Any]) -> None:
@@ -229,6 +244,7 @@ class Recorder(Listener):
         self.texts: tuple[Text, ...] = ()  # what is read, as it was cut, and what is decoded
         self.targets: tuple[Text, ...] = ()
         self.generated: Tensor | None = None  # bool [batch, token]: what the model wrote itself
+        self.made = ""  # the call of ours that runs the model; "" where somebody else does
         self.on_call: Callable[[], Any] = lambda: None
         self._runs: list[_Run] = []
         self._outputs: dict[tuple[int, str, int], Output] = {}  # by the call whose heads they bring together
@@ -434,7 +450,21 @@ class Recorder(Listener):
         context = self.tokenizer, self.texts, self.targets, self.generated, dropped
         parts = parts_of(self.model, run.kept, run.inputs, *context)
         name = type(self.model).__name__
-        return Attention(parts, model=name, check=check, notes=notes, noun=noun_of(parts, run.inputs))
+        made = self.made or self._made(run.inputs)
+        return Attention(parts, model=name, check=check, notes=notes, noun=noun_of(parts, run.inputs), made=made)
+
+    def _made(self, inputs: Inputs) -> str:
+        """A capture of what a run was given, as far as that is kept."""
+        names = {
+            "input_ids": inputs.read, "attention_mask": inputs.keep, "decoder_input_ids": inputs.decoded,
+            "decoder_attention_mask": inputs.keep_decoded, "token_type_ids": inputs.segments,
+        }  # fmt: skip
+        ids = {name: one.long() for name, one in names.items() if one is not None}
+        remark = "# recorded while the model was run: what else it was given is not known\n"
+        return remark + made_of(
+            "capture", ids or None, self.tokenizer, dtype=self.dtype, keep_values=self.keep_values or None,
+            layers=self.layers, parts=self.parts,
+        )  # fmt: skip
 
     def _explain(self, run: _Run) -> None:
         """Bring what was noted of positions to the host, and say what could not be had of the layers, once."""

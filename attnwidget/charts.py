@@ -19,7 +19,7 @@ from torch import Tensor
 from .colours import ACCENT, FIRST, GROUND, INK, SEVERAL, SHADES, SOFT, STEPS, shade
 from .compare import ComparedMap
 from .maps import Map
-from .measures import MEASURES
+from .measured import MEASURES
 from .pruning import Head, Pruning
 from .study import CUTS, Faithfulness
 

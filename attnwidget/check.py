@@ -10,8 +10,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .layers import Check, Layer
+from .layers import Layer
 from .parts import Call
+from .shown import Check
 
 # Rows of each call that are recomputed and compared with what the model computed.
 _ROWS = 6

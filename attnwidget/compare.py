@@ -8,22 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
 
 from .attention import Attention
-from .blocks import PADDED, ground
-from .layers import Check, Layer, Part
-from .maps import Map, OfTokens, Reduce, described
+from .cells import PADDED, ground
+from .chosen import described
+from .layers import Layer, Part
+from .maps import Map, OfTokens
 from .masks import on_host, row_blocks
+from .shown import SIDES, Check, Reduce, Side
 from .tokens import Tokens
 from .trace import Trace, attention_of
 from .vocabulary import Span
-
-Side: TypeAlias = Literal["difference", "a", "b"]
-SIDES: tuple[Side, ...] = ("difference", "a", "b")
 
 
 def compare(a: Attention | Trace, b: Attention | Trace, *, names: tuple[str, str] = ("A", "B")) -> Difference:
@@ -387,6 +386,13 @@ class Difference:
         block, _ = one.block(sample % one.shape[0], None, spread.rows)
         floor = ground(allowed, ~one.mask.keep[sample % len(one.mask.keep)])
         return spread(floor, PADDED), spread(block.masked_fill(~allowed, 0.0))
+
+    def save(self, path: object, **_: object) -> NoReturn:
+        """Refused: a file holds one attention. Save both, and compare them again when they are loaded."""
+        raise TypeError(
+            "A file holds one attention: save both, difference.a.save(path) and difference.b.save(other), and "
+            "compare(load(path), load(other)) again."
+        )
 
     def ranking(self, k: int = 10, part: str | None = None) -> list[tuple[int, int, float]]:
         """The k heads that changed most: (layer, head, change), the strongest first.

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from .attribution import Asked, Attribution, Cost, Run, asked, method
+from .chosen import within
 from .flows import one_axis
 from .inputs import unwrapped
 from .layers import Layer
-from .maps import within
 from .masks import on_host, row_blocks
 from .output import Output
 from .stream import Ending, Norm, Stream, Sum, follow, projection_of

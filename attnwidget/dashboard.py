@@ -19,18 +19,19 @@ import torch
 import traitlets as t
 from torch import Tensor
 
-from . import charts
+from . import charts, outputs
 from .attention import Attention
 from .charts import Chart, Grid, Lines, along, dots, legend, named, number, place, small, with_unit
 from .colours import ACCENT, INK, SHADES, SOFT, STYLE
 from .compare import CommonPart, Difference
 from .layers import Part
-from .measures import MEASURES, own, spectrum, statistics
+from .measured import MEASURES, own
+from .measures import spectrum, statistics
 from .pruning import Head, Pruning, gates
+from .shown import Shown, is_difference
 from .study import Faithfulness
 from .trace import Trace
 from .widget import AttentionWidget
-from .wire import Shown
 
 _WORK = 1 << 25  # weights behind the measures of a part before queries are sampled: some seconds
 _REACH = 64  # offsets of a spectrum
@@ -132,8 +133,10 @@ class Dashboard(w.VBox):  # type: ignore[misc]  # ipywidgets has no types
         key = (widget.sample, widget.part, widget.side, *names)
         if key not in self._known:
             shown = widget.attention.select(widget.sample)
-            found = {**_statistics(shown, widget.part, widget.side, names), **self._own.get(widget.part, {})}
-            found |= {name: of[widget.part] for name, of in widget.measures.items() if widget.part in of}
+            brought = dict(self._own.get(widget.part, {}))
+            brought |= {name: of[widget.part] for name, of in widget.measures.items() if widget.part in of}
+            found = _statistics(shown, widget.part, widget.side, names)
+            found |= {name: torch.as_tensor(values) for name, values in brought.items()}
             self._known[key] = {name: values for name, values in found.items() if bool(values.isfinite().any())}
         return self._known[key]
 
@@ -165,6 +168,21 @@ class Dashboard(w.VBox):  # type: ignore[misc]  # ipywidgets has no types
             for head in range(layer.heads)
             if widget.layer in (None, at) and widget.head in (None, head)
         ]
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a notebook keeps of it: the heads, as of their widget, and a word on the charts."""
+        live = super()._repr_mimebundle_() if outputs.options.live else None
+        data, about = outputs.mimebundle(self.widget, live or {})
+        if "text/html" in data:
+            data["text/html"] += "<p>The charts of this dashboard are drawn where a kernel runs.</p>"
+        return data, about
+
+    def _mime_(self) -> tuple[str, str]:
+        """What marimo shows of it."""
+        return "text/html", (
+            "<p>marimo shows no ipywidgets, and the charts of a dashboard are made of them. Its parts can be shown by "
+            "themselves: <code>dashboard.widget</code>, the heads; <code>dashboard.numbers</code>, their measures.</p>"
+        )
 
     def select(self, heads: Collection[Head]) -> None:
         """Selects heads in the widget: one; several, of which it shows the mean; or, of none, the mean of all.
@@ -407,6 +425,7 @@ def _statistics(shown: Shown, part: str, side: str, names: Collection[str]) -> d
     """Of a comparison those of a side, or what A has more than B."""
     if isinstance(shown, Attention):
         return statistics(shown, part, names, queries=_some(shown.part(part)))
+    assert is_difference(shown)
     if side != "difference":
         return _statistics(shown.a if side == "a" else shown.b, part, side, names)
     of_a, of_b = (_statistics(one, part, side, names) for one in (shown.a, shown.b))
@@ -422,6 +441,7 @@ def _spectrum(shown: Shown, part: str, side: str) -> dict[str, Tensor]:
         except ValueError:
             return {}
         return {"offset": offset, "values": values}
+    assert is_difference(shown)
     if side != "difference":
         return _spectrum(shown.a if side == "a" else shown.b, part, side)
     of_a, of_b = (_spectrum(one, part, side) for one in (shown.a, shown.b))

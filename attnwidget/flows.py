@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from .attribution import Asked, Attribution, Cost, Run, asked, method
+from .chosen import within
 from .layers import Layer
-from .maps import REDUCTIONS, Map, Reduce, within
+from .maps import Map
 from .masks import on_host, row_blocks
+from .shown import REDUCTIONS, Reduce
 
 # ── fused over heads ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .attention import Attention
-from .capture import Recorder, evaluating, record
+from .capture import Recorder, evaluating, made_of, record
 from .inputs import given_to, is_encoder_decoder, limit_of, unwrapped
 
 # How many tokens are written where nobody says.
@@ -92,9 +92,15 @@ def capture_generation(
         recorder = record(
             main, tokenizer, layers=layers, parts=parts, dtype=dtype, keep_values=keep_values, pin_memory=pin_memory
         )
-        recorder.texts = given.texts
+        recorder.texts, recorder.made = given.texts, made
         return recorder
 
+    made = made_of(
+        "capture_generation", prompt, tokenizer, truncate=truncate or None, layers=layers, parts=parts, dtype=dtype,
+        keep_values=keep_values or None, **generate,
+    )  # fmt: skip
+    if run.samples:
+        made = f"# the text was sampled: another run writes another one\n{made}"
     listening()  # refuses what there is not, before anything is written
     with evaluating(main), torch.no_grad():
         attention = run.written(listening, on_step, progress)
@@ -140,6 +146,7 @@ class _Generation:
         self.steps = self._room(tokenizer)
         self.beams = int(self._stated("num_beams") or 1)
         self.each = int(self._stated("num_return_sequences") or 1)
+        self.samples = bool(self._stated("do_sample"))
         if self._stated("stop_strings") is not None:
             self.options.setdefault("tokenizer", tokenizer)
 

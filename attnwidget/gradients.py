@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .attribution import Asked, Attribution, Cost, Run, asked, method
+from .chosen import within
 from .layers import Layer
-from .maps import within
 from .masks import on_host, row_blocks
 from .trace import Cut, Effects, gradient_of, slopes
 

@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .masks import Bias, Mask, row_blocks
+from .alone import Head
+from .masks import Bias, Mask, on_host, row_blocks
 from .output import Output
-from .rotary import Rotary, Turned, fitted
-from .tokens import Tokens
+from .rotary import UNEXPLAINED, Rotary, Turned, fitted
+from .shown import PartOf
 
 
 def shape_of(q: Tensor | None, k: Tensor | None, weights: Tensor | None) -> tuple[int, int, int, int]:
@@ -48,7 +51,7 @@ class Layer:
         gradient: float32 [batch, head, query, d_v], of one number that came out of the model with respect to what each
             head put out, where :func:`~attnwidget.trace` asked for it.
         absent: why there is no attention at this place of the model, or none that was kept; such a layer has no heads.
-        turned: what tells how positions turned q and k (see :attr:`rotary`).
+        turned: what tells how positions turned q and k (see :attr:`rotary`). known: how they did, out of a file.
         output: the projection that brings the heads back together; its weight is the model's own and no copy.
         why: what could not be had of this layer ("output", "positions"), and why, in words.
     """
@@ -66,6 +69,7 @@ class Layer:
     gradient: Tensor | None = None
     absent: str | None = None
     turned: tuple[Turned, ...] = ()
+    known: tuple[Rotary, Rotary] | None = None
     output: Output | None = None
     why: Mapping[str, str] = field(default_factory=dict)
     _norms: dict[tuple[int, int], Tensor] = field(default_factory=dict, init=False, repr=False)
@@ -96,7 +100,7 @@ class Layer:
     def rotary(self) -> tuple[Rotary, Rotary] | None:
         """How positions turned the queries and the keys, found and verified when it is first asked for."""
         if self.q is None or self.k is None or not self.turned:
-            return None
+            return self.known
         q, k = fitted(self.turned, self.q[0]), fitted(self.turned, self.k[0])
         # Keys out of a cache were turned when they came: what turned the new ones says nothing of them.
         return (q, k) if q is not None and k is not None and q.before == k.before else None
@@ -130,6 +134,43 @@ class Layer:
             else replace(bias, offsets=number(bias.offsets, head), dense=number(bias.dense, head)),
             sink=number(self.sink, head),
         )
+
+    @on_host
+    def alone(self, sample: int, head: int) -> Head:
+        """What there is of that head and sample, as arrays."""
+        one, sample = self.of_head(sample, head), sample % self.shape[0]
+
+        def array(values: Tensor | None) -> NDArray[np.float32] | None:
+            return None if values is None else values[0, 0].numpy()
+
+        plain, rotary = None, self.rotary
+        if rotary is not None and one.q is not None and one.k is not None:
+            plain = rotary[0].undone(one.q[0, 0], sample).numpy(), rotary[1].undone(one.k[0, 0], sample).numpy()
+        output, why = self.output_of(head)
+        bias = one.bias or Bias()
+        return Head(
+            name=self.name, kv_head=head * self.kv_heads // self.heads, scale=self.scale, softcap=self.softcap,
+            mask={name: values.numpy() for name, values in one.mask.arrays().items()},
+            q=array(one.q), k=array(one.k), v=array(one.v), weights=array(one.weights), sink=array(one.sink),
+            offsets=array(bias.offsets), dense=array(bias.dense), positional=bias.positional,
+            plain=plain, pairs="" if rotary is None else rotary[0].pairs,
+            width=0 if rotary is None else rotary[0].width,
+            output=None if output is None else output.numpy(),
+            output_name=None if self.output is None else self.output.name,
+            why={**self.why, **({"positions": UNEXPLAINED} if self.turned else {}), **why},
+        )  # fmt: skip
+
+    def output_of(self, head: int) -> tuple[Tensor | None, dict[str, str]]:
+        """The head's slice of the output projection, [D, d_v], or why there is none."""
+        found = self.output
+        if found is None:
+            return None, {}
+        if self.v is not None and self.v.shape[3] != found.width:
+            words = f"The values are {self.v.shape[3]} wide, and {found.name} reads {found.width} of each head."
+            return None, {"output": words}
+        if found.changed():
+            return None, {"output": f"The weight of {found.name} has changed since this was captured."}
+        return found.of_head(head), {}
 
     @property
     def nbytes(self) -> int:
@@ -204,63 +245,5 @@ class Layer:
         return of_rows if head is None else of_rows[head]
 
 
-@dataclass(frozen=True)
-class Check:
-    """What the comparison of recomputed rows with the model's own output said.
-
-    Attributes:
-        ok: the largest relative difference is within ``tolerance``.
-        max_error: largest |recomputed − model's| over the sampled rows, relative to the largest output entry.
-        rows: number of rows compared (0: there was nothing to compare with).
-        tolerance: what rounding in the model's own precision explains.
-        text: the result in a sentence.
-        stored: the precision in which Q and K, or weights, are kept: "float32", "bfloat16" …
-        effect: largest |p of what is kept − p of what the model had| over the sampled rows; 0 without ``dtype=``.
-    """
-
-    ok: bool
-    max_error: float
-    rows: int
-    tolerance: float
-    text: str
-    stored: str = ""
-    effect: float = 0.0
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Layers that share their axes: an encoder, a decoder, the attention of one to the other, an image tower.
-
-    Attributes:
-        queries, keys: the axes of the text or image in view.
-        axes: [batch] pairs of axes, where the texts of a batch differ.
-    """
-
-    name: str
-    layers: tuple[Layer, ...]
-    queries: Tokens
-    keys: Tokens
-    title: str = ""
-    axes: tuple[tuple[Tokens, Tokens], ...] = ()
-
-    def __post_init__(self) -> None:
-        for layer in self.layers:
-            if layer.shape[2:] != (len(self.queries), len(self.keys)):
-                raise ValueError(
-                    f"Layer {layer.name!r} is {layer.shape[2]} queries × {layer.shape[3]} keys, but part {self.name!r} "
-                    f"has {len(self.queries)} × {len(self.keys)} tokens."
-                )
-
-    @property
-    def heads(self) -> int:
-        """Largest number of heads of any layer."""
-        return max(layer.heads for layer in self.layers)
-
-    @property
-    def batch(self) -> int:
-        """Number of samples."""
-        return max(layer.shape[0] for layer in self.layers)
-
-    @property
-    def is_causal(self) -> bool:
-        return all(layer.mask.is_causal for layer in self.layers if layer.heads)
+class Part(PartOf[Layer]):
+    """Layers that share their axes, of an :class:`~attnwidget.Attention`."""

@@ -6,22 +6,17 @@ stored unless the caller brought it.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .layers import Layer, Part
+from .chosen import Chosen, grouping, within
+from .layers import Layer
 from .masks import on_host, row_blocks
 from .tokens import Tokens, numbered
 
-if TYPE_CHECKING:
-    from .attention import Attention
-
-Reduce: TypeAlias = Literal["mean", "max", "min"]
-REDUCTIONS: tuple[Reduce, ...] = ("mean", "max", "min")
 # How blocks [head, row, key] are joined over heads, and blocks [row, key] over layers; a mean is a sum until the end.
 _OVER_HEADS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda block: block.sum(0),
@@ -100,19 +95,7 @@ class OfTokens(Computed):
         Raises:
             ValueError: no such grouping; neither axis has a text; not one group a token.
         """
-        if isinstance(by, str):
-            if by not in ("word", "sentence", "segment"):
-                raise ValueError(f"by is {by!r}; it must be word, sentence, segment or a pair of group numbers.")
-            found = [axis.groups(by) for axis in (self.queries, self.keys)]
-            if found[0] is None and found[1] is None:
-                raise ValueError(
-                    f"There is no text to find a {by} in. Capture with the tokenizer, or pass the groups: "
-                    "grouped((of_each_query, of_each_key))."
-                )
-            alone = ((-1,) * size for size in self.shape)
-            by_query, by_key = (one if groups is None else groups for groups, one in zip(found, alone, strict=True))
-            return GroupedMap(self, by_query, by_key)
-        return GroupedMap(self, *by)
+        return GroupedMap(self, *grouping(by, self.queries, self.keys))
 
     @property
     def _lacking(self) -> tuple[Tensor, Tensor] | None:
@@ -124,7 +107,7 @@ class OfTokens(Computed):
         raise NotImplementedError
 
 
-class Map(OfTokens):
+class Map(Chosen[Layer], OfTokens):  # type: ignore[override]  # its axes are read-only, as it is meant
     """One map over the tokens, [query, key]: a head's own or a reduction over several.
 
     Attributes:
@@ -132,47 +115,6 @@ class Map(OfTokens):
         heads: the pairs (layer, head) it is reduced over, where they were named; otherwise empty.
         queries, keys: its axes. shape: (number of queries, number of keys).
     """
-
-    def __init__(
-        self,
-        attention: Attention,
-        part: Part,
-        layer: int | None,
-        head: int | None,
-        reduce: Reduce,
-        heads: Sequence[tuple[int, int]] | None = None,
-    ) -> None:
-        if reduce not in REDUCTIONS:
-            raise ValueError(f"reduce is {reduce!r}; it must be one of {', '.join(REDUCTIONS)}.")
-        self.part, self.reduce, self._where = part, reduce, part.name
-        named = () if heads is None else _pairs(part, heads)
-        if len(named) == 1:
-            [(layer, head)] = named  # the map of that head
-        self.heads = named if len(named) > 1 else ()
-        self.layer = _layer(part, layer)
-        bound = part.heads if self.layer is None else part.layers[self.layer].heads
-        where = part.name if self.layer is None else f"{part.name}, layer {self.layer}"
-        self.head = None if head is None else within(head, bound, "head", where)
-        self.sample = attention.sample_in(part)
-        numbers = [*range(len(part.layers))] if self.layer is None else [self.layer]
-        numbers = sorted({of for of, _ in self.heads}) if self.heads else numbers
-        # Layers may differ in their number of heads: head 9 reduced over layers is taken over those that have it.
-        self._layers = tuple(part.layers[of] for of in numbers if part.layers[of].heads > (self.head or 0))
-        # Of each of these layers the heads that were named; None for the one, or for all of them.
-        self._named = [[h for of, h in self.heads if of == number] for number in numbers] if self.heads else None
-
-    @property
-    def queries(self) -> Tokens:  # type: ignore[override]  # read-only, as it is meant
-        return self.part.queries
-
-    @property
-    def keys(self) -> Tokens:  # type: ignore[override]  # likewise
-        return self.part.keys
-
-    @property
-    def single(self) -> Layer | None:
-        """The layer behind the map of one head, None for reduced maps."""
-        return self._layers[0] if self.layer is not None and self.head is not None else None
 
     @on_host
     def allowed(self, rows: Tensor) -> Tensor:
@@ -191,15 +133,6 @@ class Map(OfTokens):
         """Bool [key], True where a key is padding in every layer."""
         kept = [layer.mask.keep[self.sample % len(layer.mask.keep)] for layer in self._layers]
         return ~torch.stack(kept).any(0)
-
-    @property
-    def maps(self) -> int:
-        """How many maps of single heads are behind this one."""
-        return sum(1 if self.head is not None else len(named or range(layer.heads)) for layer, named in self._behind())
-
-    def _behind(self) -> Iterator[tuple[Layer, list[int] | None]]:
-        """The layers behind this map, each with its heads where they were named."""
-        return ((layer, self._named[at] if self._named else None) for at, layer in enumerate(self._layers))
 
     def _seeing(self, rows: Tensor, block: Tensor) -> Tensor:
         seeing = self.allowed(rows).any(-1)
@@ -235,19 +168,6 @@ class Map(OfTokens):
                 result = block if result is None else _JOIN[self.reduce](result, block)
         assert result is not None
         return result / count if self.reduce == "mean" and count > 1 else result
-
-    def __repr__(self) -> str:
-        return f"<Map {self.part.name}, {described(self)}: {self.shape[0]} × {self.shape[1]}>"
-
-
-def described(map: Map) -> str:
-    """Which map it is, as "layer 2, head *, mean"."""
-    if map.heads:
-        some = ", ".join(f"{layer}.{head}" for layer, head in map.heads[:6])
-        more = f" and {len(map.heads) - 6} more" if len(map.heads) > 6 else ""
-        return f"heads {some}{more}, {map.reduce}"
-    where = f"layer {'*' if map.layer is None else map.layer}, head {'*' if map.head is None else map.head}"
-    return where if map.single is not None else f"{where}, {map.reduce}"
 
 
 class GroupedMap(Computed):
@@ -308,47 +228,6 @@ class GroupedMap(Computed):
 def _all_of(flags: Tensor, groups: Tensor, count: int) -> Tensor:
     """Bool [group]: whether all members are flagged."""
     return torch.bincount(groups[flags], minlength=count) == torch.bincount(groups, minlength=count)
-
-
-def within(value: int, size: int, what: str, where: str) -> int:
-    """A position, negative from the end, as one from the start.
-
-    Raises:
-        IndexError: there is none.
-    """
-    position = operator.index(value)
-    if not -size <= position < size:
-        raise IndexError(f"There is no {what} {value} in {where}: it has {size}, 0 to {size - 1}.")
-    return position % size
-
-
-def _layer(part: Part, layer: int | None) -> int | None:
-    """The index of a layer that has a map; None for all of them."""
-    if layer is None:
-        return None
-    at = within(layer, len(part.layers), "layer", part.name)
-    if part.layers[at].absent:
-        there = ", ".join(str(i) for i, one in enumerate(part.layers) if one.heads)
-        raise IndexError(f"Layer {at} of {part.name} has no map ({part.layers[at].absent}). These have: {there}.")
-    return at
-
-
-def _pairs(part: Part, heads: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Pairs (layer, head) that exist, each once, counted from 0."""
-    try:
-        pairs = [(operator.index(layer), operator.index(head)) for layer, head in heads]
-    except (TypeError, ValueError):
-        raise TypeError(f"heads is {heads!r}; it must be a list of pairs, [(layer, head), …].") from None
-    if not pairs:
-        raise ValueError("heads is empty; name at least one pair (layer, head), or leave it out.")
-    found: dict[tuple[int, int], None] = {}
-    for layer, head in pairs:
-        at = _layer(part, layer)
-        assert at is not None
-        of = within(head, part.layers[at].heads, "head", f"{part.name}, layer {at}")
-        assert of is not None
-        found[at, of] = None
-    return tuple(found)
 
 
 def _positions(chosen: Any, size: int, what: str) -> Tensor:

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .alone import of_positions
+
 F = TypeVar("F", bound=Callable[..., object])
 
 # Largest block of weights that a computation holds at once: 2 Mi float32 entries, 8 MB.
@@ -248,20 +250,7 @@ class Bias:
         if self.positional or self.offsets is not None:
             return True
         assert self.dense is not None
-        numbers = self.dense[0, 0]
-        across, both = numbers.diff(dim=1), allowed[:, 1:] & allowed[:, :-1]
-        both = both[:-1, :-1] & both[1:, 1:]
-        off = (across[:-1, :-1] - across[1:, 1:]).abs()[both]
-        # Some models make them in bfloat16. Numbers so large are masks.
-        most = float(numbers.abs().max())
-        if len(off) and float(off.max()) <= (most / 128 if most < 1e3 else 1e-6):
-            return True
-        if grid is None or min(len(numbers), numbers.shape[1]) < (patches := grid[0] * grid[1]):
-            return False
-        high, wide = grid
-        between = numbers[-patches:, -patches:].reshape(high, wide, high, wide)
-        down = torch.equal(between[:-1, :, :-1], between[1:, :, 1:])
-        return down and torch.equal(between[:, :-1, :, :-1], between[:, 1:, :, 1:])
+        return of_positions(self.dense[0, 0].numpy(), allowed.numpy(), grid)
 
     def plus(self, other: Bias | None, queries: int, keys: int) -> Bias:
         """The sum of two biases, in the shortest form both have."""

@@ -55,6 +55,12 @@ class Output:
         row, made = read.row.cpu().float(), read.made.cpu().float()
         return cls(name, weight, across, read.first, read.heads.width, row, made, tolerance, version_of(weight))
 
+    @classmethod
+    def saved(cls, name: str, weight: Tensor, width: int) -> Output:
+        """That of a file, ``weight`` [D, head · width], which belongs to these heads alone."""
+        given = torch.ones(weight.shape[1])
+        return cls(name, weight, False, 0, width, given, weight.float() @ given, 1e-4, version_of(weight))
+
     @property
     def rows(self) -> Tensor:
         """The weight, [D, feature]."""

@@ -18,6 +18,12 @@ from torch.nn.functional import pad
 
 Pairs: TypeAlias = Literal["halves", "neighbours"]
 
+UNEXPLAINED = (
+    "Queries and keys of this layer are multiplied by something of their positions, but no rotation of pairs "
+    "of entries by angles was found that explains what the attention got; so none is taken back."
+)
+"""Why there is no :class:`Rotary` where something was noted."""
+
 # Largest difference that rounding explains, relative to the largest entry, by the precision of what was multiplied.
 _TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .layers import Layer, Part
 from .masks import Mask
+from .measured import NEAR
 
-NEAR = 4  # tokens that "local" reaches
 BLOCK = 1 << 20  # weights computed at once: 4 MB each for scores, exponentials and what is made of them
 
 _ONE_KEY = {"first", "previous", "next", "diagonal"}  # read off, not added up

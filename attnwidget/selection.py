@@ -9,18 +9,16 @@ import json
 import math
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import traitlets as t
 
 from . import __version__, wire
-from .attention import Attention
-from .compare import SIDES, CommonPart, Difference
-from .layers import Part
-from .maps import REDUCTIONS, Computed, OfTokens
-from .measures import STATISTICS, Measures, own
-from .trace import Trace
-from .wire import Shown
+from .measured import STATISTICS, Measures, own
+from .shown import REDUCTIONS, SIDES, Shown, is_difference, is_trace
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 VIEWS = ("arcs", "heatmap", "graph", "text", "steps", "image", "table")
 SWITCHES: Mapping[str, Any] = {"scale": True, "mask": True, "positions": True, "uniform": False, "temperature": 1.0}
@@ -78,9 +76,9 @@ class Selection(t.HasTraits):
     theme = t.Enum(("auto", "light", "dark"), "auto", help="auto follows the notebook").tag(sync=True)
 
     def __init__(self, attention: Shown | Trace, *, measures: Mapping[str, Any] | None = None, **traits: Any) -> None:
-        self._trace = attention if isinstance(attention, Trace) else None
-        attention = attention.attention if isinstance(attention, Trace) else attention
-        if not isinstance(attention, (Attention, Difference)):
+        self._trace = attention if is_trace(attention) else None
+        attention = attention.attention if is_trace(attention) else attention
+        if not isinstance(attention, Shown):
             raise TypeError(
                 f"An Attention can be shown, a {type(attention).__name__} cannot. Make one with "
                 "capture(model, text, tokenizer), Attention.from_weights(…) or Attention.from_qk(…)."
@@ -105,7 +103,12 @@ class Selection(t.HasTraits):
         return self._trace
 
     @property
-    def map(self) -> Computed:
+    def objective(self) -> dict[str, Any] | None:
+        """What that trace explains, as the browser is told of it."""
+        return None if self._trace is None else {"words": self._trace.objective.words, "value": self._trace.value}
+
+    @property
+    def map(self) -> Any:
         """The selected map: its numbers, as they are shown.
 
         Of several ``heads`` it is their reduction; where ``group`` is word or sentence its rows and columns are these,
@@ -118,14 +121,14 @@ class Selection(t.HasTraits):
         return found if self.group == "token" or self.step is not None else found.grouped(self.group)
 
     @property
-    def _of_tokens(self) -> OfTokens:
+    def _of_tokens(self) -> Any:
         shown = self._attention.select(self.sample)
         which: dict[str, Any] = {"part": self.part, "reduce": self.reduce}
         if self.heads:
             which["heads"] = self.heads
         else:
             which |= {"layer": self.layer, "head": self.head}
-        return shown.map(**which) if isinstance(shown, Attention) else shown.map(**which, side=self.side)
+        return shown.map(**which, side=self.side) if is_difference(shown) else shown.map(**which)
 
     @property
     def measures(self) -> dict[str, dict[str, Any]]:
@@ -297,13 +300,14 @@ def _switched(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**SWITCHES, **value, "temperature": float(value.get("temperature", SWITCHES["temperature"]))}
 
 
-def _heads(part: Part | CommonPart, layer: int | None) -> int:
-    return part.heads if layer is None else part.layers[layer].heads
+def _heads(part: Any, layer: int | None) -> int:
+    of: int = part.heads if layer is None else part.layers[layer].heads
+    return of
 
 
 def _sortable(attention: Shown, part: str, measures: Measures) -> set[str]:
     """The names of the measures of a part: statistics, and one's own."""
-    change = ["change"] if isinstance(attention, Difference) else []
+    change = ["change"] if is_difference(attention) else []
     return {*STATISTICS, *change, *measures.get(part, {})}
 
 

@@ -9,14 +9,8 @@ from typing import Any
 
 from traitlets import TraitError
 
-from .attention import Attention
-from .attribution import Attribution
-from .capture import capture
-from .compare import Difference
-from .generation import capture_generation
-from .inputs import unwrapped
 from .selection import NAMES
-from .trace import Trace
+from .shown import Shown, is_attribution, is_trace, needing
 from .widget import AttentionWidget
 
 
@@ -42,13 +36,15 @@ def show(text_or_attention: Any, model: Any = None, tokenizer: Any = None, **opt
         <AttentionWidget: <Map decoder, layer 1, head *, mean: 7 × 7> as arcs, of <Attention ...>>
     """
     of_widget = _of_widget(options)
-    if isinstance(text_or_attention, Attribution):
+    if is_attribution(text_or_attention):
         text_or_attention = text_or_attention.attention()
-    if isinstance(text_or_attention, (Attention, Difference, Trace)):
+    if isinstance(text_or_attention, Shown) or is_trace(text_or_attention):
         extra = [*options, *(["model"] if model is not None else []), *(["tokenizer"] if tokenizer is not None else [])]
         if extra:
             raise TypeError(f"This attention has been captured already; {', '.join(extra)} would have no effect.")
         return AttentionWidget(text_or_attention, **of_widget)
+    with needing("show of a model"):
+        from .capture import capture
     model, tokenizer = _with_model(text_or_attention, model, tokenizer, "show")
     _refuse_unknown(options, model)
     kept = {"keep_values": True, **options}
@@ -78,6 +74,8 @@ def show_generation(prompt: Any, model: Any = None, tokenizer: Any = None, **opt
         >>> widget.map
         <Map decoder, layer 2, head *, mean: 8 × 8>
     """
+    with needing("show_generation"):
+        from .generation import capture_generation
     of_widget = _of_widget(options)
     model, tokenizer = _with_model(prompt, model, tokenizer, "show_generation")
     shell, told = _notebook(), options.pop("on_step", None)
@@ -85,13 +83,13 @@ def show_generation(prompt: Any, model: Any = None, tokenizer: Any = None, **opt
     later = {name: of_widget.pop(name) for name in ("query", "pinned", "step") if name in of_widget}
     widget: AttentionWidget | None = None
 
-    def on_step(attention: Attention) -> None:
+    def on_step(attention: Shown) -> None:
         nonlocal widget
         if widget is None:
             kind = AttentionWidget if shell is None else _Live
             widget = kind(attention, **of_widget)  # refuses what there is not before much has been written
             if isinstance(widget, _Live):
-                _display(widget)
+                widget._place = _display(widget)
                 widget._shown_in = shell.execution_count
         else:
             widget._replace(attention, of_widget.get("measures"))
@@ -106,6 +104,8 @@ def show_generation(prompt: Any, model: Any = None, tokenizer: Any = None, **opt
             setattr(widget, name, value)
         except TraitError as problem:  # what has been written is not to be lost for that
             warnings.warn(str(problem), stacklevel=2)
+    if isinstance(widget, _Live):
+        widget._keep()
     return widget
 
 
@@ -113,6 +113,15 @@ class _Live(AttentionWidget):
     """A widget that is displayed before its cell returns it: as that cell's result it is not displayed once more."""
 
     _shown_in: int | None = None  # the cell, by its number
+    _place: Any = None  # its display there, until all is written
+
+    def _keep(self) -> None:
+        """Have the notebook keep a picture of all that was written, where it has none yet."""
+        place, self._place = self._place, None
+        cell, self._shown_in = self._shown_in, None  # or it would be taken for the result of its cell
+        if place is not None:
+            place.update(self)
+        self._shown_in = cell
 
     def _ipython_display_(self) -> None:
         cell, self._shown_in = self._shown_in, None
@@ -128,10 +137,10 @@ def _notebook() -> Any:
     return shell if getattr(shell, "kernel", None) is not None else None
 
 
-def _display(widget: AttentionWidget) -> None:
+def _display(widget: AttentionWidget) -> Any:
     from IPython.display import display
 
-    display(widget)  # type: ignore[no-untyped-call]  # IPython's
+    return display(widget, display_id=True)  # type: ignore[no-untyped-call]  # IPython's
 
 
 def _of_widget(options: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +165,9 @@ def _with_model(inputs: Any, model: Any, tokenizer: Any, verb: str) -> tuple[Any
 
 def _refuse_unknown(options: dict[str, Any], model: Any) -> None:
     """A misspelt option would otherwise go to the model, which may swallow it."""
+    from .capture import capture
+    from .inputs import unwrapped
+
     of_capture = [name for name, one in inspect.signature(capture).parameters.items() if one.kind is one.KEYWORD_ONLY]
     forward = inspect.signature(unwrapped(model).forward).parameters if hasattr(model, "forward") else {}
     unknown = sorted(options.keys() - {*of_capture, *forward})

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from .attention import Attention
-from .blocks import WireError, pack, quantised
-from .layers import Layer, Part
-from .masks import on_host
+from .alone import Head, Numbers
+from .blocks import WireError, pack
+from .shown import PartOf, Shown
 
 _MOST_EXACT = 8_000_000  # bytes in float32; what is larger is sent in 16 bits
 _MOST_OUTPUT = 4_000_000
@@ -30,8 +29,7 @@ _STORED = (
 )
 
 
-@on_host
-def block(attention: Attention, part: str, layer: int, head: int, exact: bool = False) -> bytes:
+def block(attention: Shown, part: str, layer: int, head: int, exact: bool = False) -> bytes:
     """A block of kind "steps": what one head of the sample in view is computed from.
 
     Vectors are float32; where there are more than 8 MB of them and ``exact`` is not asked for, 16 bits a number with
@@ -42,114 +40,104 @@ def block(attention: Attention, part: str, layer: int, head: int, exact: bool = 
         WireError: too much for a browser: n × n numbers that have no shorter form.
     """
     view = attention.map(layer, head, part=part)
-    whole, h = view.single, view.head
-    assert whole is not None and h is not None
-    sample = view.sample % whole.shape[0]
-    one = whole.of_head(sample, h)
-    vectors, meta = _vectors(one, whole, view.part, sample)
+    one: Head = view.single.alone(view.sample, view.head)
+    vectors, meta = _vectors(one, view.part)
     _refuse_too_large(vectors)
-    output, why = _output(whole, h)
-    size = 4 * sum(values.numel() for values in vectors.values())
-    arrays: dict[str, Tensor] = {}
+    size = 4 * sum(values.size for values in vectors.values())
+    arrays: dict[str, NDArray[Any]] = {}
     for name, values in vectors.items():
         arrays |= _written(name, values, exact or size <= _MOST_EXACT)
-    if output is not None:
-        arrays |= _written("o", output, exact or 4 * output.numel() <= _MOST_OUTPUT)
-    arrays |= one.mask.arrays()
-    if one.bias is not None and one.bias.offsets is not None:
-        arrays["bias"] = one.bias.offsets[0, 0]
+    if one.output is not None:
+        arrays |= _written("o", one.output, exact or 4 * one.output.size <= _MOST_OUTPUT)
+    arrays |= one.mask
+    if one.offsets is not None:
+        arrays["bias"] = one.offsets
     sink = _sink(one)
     if sink is not None:
         arrays["sink"] = sink
-    n_q, n_k = view.shape
+    n_q, n_k = one.shape
     meta = {
-        "part": view.part.name, "layer": view.layer, "head": h, "kv_head": h * whole.kv_heads // whole.heads,
-        "name": whole.name, "n_q": n_q, "n_k": n_k, "scale": one.scale, "softcap": one.softcap,
+        "part": view.part.name, "layer": view.layer, "head": view.head, "kv_head": one.kv_head,
+        "name": one.name, "n_q": n_q, "n_k": n_k, "scale": one.scale, "softcap": one.softcap,
         "sink": sink is not None, **meta,
-        "output": None if output is None or whole.output is None else whole.output.name,
-        "output_why": why, "model_width": None if output is None else len(output),
+        **_output_of(one),
         "exact": not any(name.endswith("_step") for name in arrays),
     }  # fmt: skip
-    return pack("steps", meta, {name: values.numpy() for name, values in arrays.items()})
+    return pack("steps", meta, arrays)
 
 
-def _vectors(one: Layer, whole: Layer, part: Part, sample: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _output_of(one: Head) -> dict[str, Any]:
+    """What is said of the head's slice of the output projection."""
+    if one.output is None:
+        return {"output": None, "output_why": _why(one, "output"), "model_width": None}
+    return {"output": one.output_name, "output_why": None, "model_width": len(one.output)}
+
+
+def _why(one: Head, what: str) -> str:
+    return (one.why or {}).get(what, _NO_MODEL)
+
+
+def _vectors(one: Head, part: PartOf[Any]) -> tuple[dict[str, Numbers], dict[str, Any]]:
     """What there is a row of for every token, and what is to be said of it."""
-    vectors: dict[str, Tensor] = {}
+    vectors: dict[str, Numbers] = {}
     meta: dict[str, Any] = {"d": None, "d_v": None, "positions": None, "positions_why": None, "rotary": None}
     meta |= {"bias_positional": False, "stored": None, "missing": None}
     if one.q is None or one.k is None:
         assert one.weights is not None
-        vectors["weights"] = one.weights[0, 0]
+        vectors["weights"] = one.weights
         meta |= {"stored": _STORED, "positions_why": _STORED}
     else:
-        vectors |= {"q": one.q[0, 0], "k": one.k[0, 0]}
-        meta["d"] = one.q.shape[3]
-        if one.bias is not None:
+        vectors |= {"q": one.q, "k": one.k}
+        meta["d"] = one.q.shape[1]
+        if one.offsets is not None or one.dense is not None:
             axis = part.queries
             grid = axis.grid if axis is part.keys or axis == part.keys else None
-            allowed = one.mask.allowed(0, torch.arange(one.shape[2]), 0)
-            meta["bias_positional"] = one.bias.of_positions(allowed, grid)
-            if one.bias.dense is not None:
-                vectors["bias"] = one.bias.dense[0, 0]
-        rotary = whole.rotary
-        if rotary is not None:
-            q, k = (turn.undone(vectors[name], sample) for turn, name in zip(rotary, ("q", "k"), strict=True))
-            vectors |= {"q_plain": q, "k_plain": k}
-            meta |= {"positions": "rotary", "rotary": {"pairs": rotary[0].pairs, "width": rotary[0].width}}
+            meta["bias_positional"] = one.bias_of_positions(grid)
+            if one.dense is not None:
+                vectors["bias"] = one.dense
+        if one.plain is not None:
+            vectors |= {"q_plain": one.plain[0], "k_plain": one.plain[1]}
+            meta |= {"positions": "rotary", "rotary": {"pairs": one.pairs, "width": one.width}}
         elif meta["bias_positional"]:
             meta["positions"] = "bias"
         else:
             meta["positions_why"] = _why_no_positions(one, part)
-    if one.v is not None and one.v.shape[2] == one.shape[3]:
-        vectors["v"] = one.v[0, 0]
-        meta["d_v"] = one.v.shape[3]
+    if one.v is not None and len(one.v) == one.shape[1]:
+        vectors["v"] = one.v
+        meta["d_v"] = one.v.shape[1]
     else:
         meta["missing"] = _NO_VALUES
     return vectors, meta
 
 
-def _why_no_positions(one: Layer, part: Part) -> str:
-    if part.name.startswith("decoder") and one.shape[2] != one.shape[3]:
+def _why_no_positions(one: Head, part: PartOf[Any]) -> str:
+    if part.name.startswith("decoder") and one.shape[0] != one.shape[1]:
         return (
             "Keys of this head came out of a cache, and what positions did to them was done when they were new. "
             "Capture the whole text in one run, as capture_generation does."
         )
-    if one.turned:
-        return (
-            "Queries and keys of this layer are multiplied by something of their positions, but no rotation of pairs "
-            "of entries by angles was found that explains what the attention got; so none is taken back."
-        )
-    return one.why.get("positions", _NO_MODEL)
+    return _why(one, "positions")
 
 
-def _output(whole: Layer, head: int) -> tuple[Tensor | None, str | None]:
-    """The head's slice of the output projection, [D, d_v], or why there is none."""
-    found = whole.output
-    if found is None:
-        return None, whole.why.get("output", _NO_MODEL)
-    if whole.v is not None and whole.v.shape[3] != found.width:
-        return None, f"The values are {whole.v.shape[3]} wide, and {found.name} reads {found.width} of each head."
-    if found.changed():
-        return None, f"The weight of {found.name} has changed since this was captured."
-    return found.of_head(head), None
-
-
-def _sink(one: Layer) -> Tensor | None:
+def _sink(one: Head) -> Numbers | None:
     """Logits that take weight without being a key, [1] or [query]."""
     if one.sink is not None:
-        return one.sink[0, 0]
+        return one.sink
     if one.weights is None:
         return None
     # Stored weights are ln p again; what their rows lack to one went to something that is no key.
-    leak = (1 - one.weights[0, 0].sum(1)).nan_to_num(0.0).clamp_min(0.0)
-    leak = leak.masked_fill(~(one.weights[0, 0] > 0).any(1), 0.0)
-    return leak.log() if bool((leak > _LEAK).any()) else None
+    leak = np.nan_to_num(1 - one.weights.sum(1), nan=0.0).clip(0.0)
+    leak[~(one.weights > 0).any(1)] = 0.0
+    if not (leak > _LEAK).any():
+        return None
+    with np.errstate(divide="ignore"):
+        found: Numbers = np.log(leak)
+    return found
 
 
-def _refuse_too_large(vectors: dict[str, Tensor]) -> None:
+def _refuse_too_large(vectors: dict[str, Numbers]) -> None:
     for name in ("bias", "weights"):
-        if name in vectors and vectors[name].numel() > _MOST_CELLS:
+        if name in vectors and vectors[name].size > _MOST_CELLS:
             n_q, n_k = vectors[name].shape
             raise WireError(
                 f"The {name} of this head have no form shorter than {n_q} × {n_k} numbers, which is too much to send. "
@@ -157,11 +145,18 @@ def _refuse_too_large(vectors: dict[str, Tensor]) -> None:
             )
 
 
-def _written(name: str, values: Tensor, exact: bool) -> dict[str, Tensor]:
+def _written(name: str, values: Numbers, exact: bool) -> dict[str, NDArray[Any]]:
     if exact:
         return {name: values}
     codes, step = quantised(values)
     # What is not finite has no code. What is added to scores may be off by little, and one large entry spoils a row.
-    if not bool(step.isfinite().all()) or (name == "bias" and float(step.max()) > _FINE):
+    if not np.isfinite(step).all() or (name == "bias" and float(step.max()) > _FINE):
         return {name: values}
-    return {name: codes.short(), f"{name}_step": step}
+    return {name: codes.astype(np.int16), f"{name}_step": step}
+
+
+def quantised(values: Numbers) -> tuple[Numbers, Numbers]:
+    """Whole numbers from −32767 to 32767, [row, d], and the step of each row. NaN and infinity stay what they are."""
+    step = np.abs(values).max(1) / np.float32(32767)
+    with np.errstate(invalid="ignore"):
+        return (values / np.where(step == 0, np.float32(1), step)[:, None]).round(), step

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from .attribution import attribute
+from .chosen import within
 from .copies import Entry, changes, doubled, refuse_long
 from .inputs import is_encoder_decoder
 from .layers import Part
-from .maps import within
 from .masks import on_host
 from .trace import Cut, Trace, trace
 

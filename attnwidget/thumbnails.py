@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from .attention import Attention
-from .blocks import MASKED, PADDED, bins, cells, coded, ground, largest, pack, pieces_of, pool, specials
+from .blocks import pack
+from .cells import MASKED, PADDED, bins, cells, coded, ground, largest, pieces_of, pool, specials
 from .compare import CommonPart, Difference
 from .layers import Part
-from .maps import REDUCTIONS
 from .masks import on_host
+from .shown import REDUCTIONS
 
-SIDES = (48, 40, 32, 24, 16, 12, 8)
+_SIDE = 48  # the largest there are
 _MOST_WORK = 1 << 28  # weights behind the thumbnails of a part before rows are sampled: 2.5 s of one core
 
 
 @on_host
-def thumbs(attention: Attention, part: Part, side: int = SIDES[0]) -> tuple[dict[str, Any], bytes]:
+def thumbs(attention: Attention, part: Part, side: int = _SIDE) -> tuple[dict[str, Any], bytes]:
     """Every head of a part, and its reductions over layers and heads, at most ``side`` × ``side`` cells each.
 
     Returns:
@@ -79,7 +80,7 @@ def thumbs(attention: Attention, part: Part, side: int = SIDES[0]) -> tuple[dict
 
 
 @on_host
-def difference_thumbs(difference: Difference, part: CommonPart, side: int = SIDES[0]) -> bytes:
+def difference_thumbs(difference: Difference, part: CommonPart, side: int = _SIDE) -> bytes:
     """What every head of A gives more than that of B, on the common axes; of reductions, that of A less that of B.
 
     Returns:
@@ -160,15 +161,3 @@ def _mean_of_bins(values: Tensor, which: Tensor) -> Tensor:
     once = torch.ones(which.shape)
     once[:, 1:] = (which.diff(dim=1) > 0).float()
     return (values.reshape(which.shape) * once).sum(1) / once.sum(1)
-
-
-def how_many(part: Part | CommonPart) -> int:
-    """Thumbnails of a part: every head, and three reductions over heads, over layers and over both."""
-    layers, heads = len(part.layers), part.heads
-    return layers * heads + len(REDUCTIONS) * (layers + heads + 1)
-
-
-def side_for(part: Part | CommonPart, room: int) -> int:
-    """The largest thumbnails of which a part has at most ``room`` cells; the smallest there are, if none."""
-    maps, n_q, n_k = how_many(part), len(part.queries), len(part.keys)
-    return next((side for side in SIDES if maps * min(side, n_q) * min(side, n_k) <= room), SIDES[-1])

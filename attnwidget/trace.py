@@ -15,17 +15,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from .attention import Attention
-from .capture import Recorder, evaluating, refuse_misspelt
+from .capture import Recorder, evaluating, made_of, refuse_misspelt
+from .chosen import within
 from .inputs import Given, Inputs, given_to, unwrapped
 from .interface import Change, changing
 from .layers import Layer, Part
-from .maps import Computed, within
+from .maps import Computed
 from .masks import on_host
 from .objective import Objective, logits_of
 from .parts import Call, Kept
@@ -54,6 +55,13 @@ class Trace:
         self.model, self.given, self.logits, self.tokenizer = model, given, logits, tokenizer
         self.calls = tuple(calls)
         self._sound: list[tuple[int, int]] | None = None  # the weights with which the model still did the same
+
+    def save(self, path: object, **_: object) -> NoReturn:
+        """Refused: what it can do needs the model. Save its attention."""
+        raise TypeError(
+            "What a trace can do needs its model, which no file holds: save the attention, trace.attention.save(path), "
+            "and trace(model, text, tokenizer, …) again for effects."
+        )
 
     def run(self) -> Any:
         """What the model puts out, run again as it is now, in evaluation mode and without gradients."""
@@ -292,6 +300,10 @@ def trace(
             )
         recorder = _Tracer(model, tokenizer, dtype=dtype)
         recorder.texts, recorder.targets = given.texts, given.targets
+        recorder.made = made_of(
+            "trace", inputs, tokenizer, objective=objective, position=position, target=target,
+            truncate=truncate or None, dtype=dtype, **forward,
+        )  # fmt: skip
         return _traced(model, given, recorder, objective, position)
 
 

@@ -25,11 +25,6 @@ _MOST = 32000  # the code of the largest effect
 _NOT_THERE = -32768  # the code of an edge that is masked
 
 
-def about(trace: Trace | None) -> dict[str, Any] | None:
-    """The objective, as the browser is told of it."""
-    return None if trace is None else {"words": trace.objective.words, "value": trace.value}
-
-
 @on_host
 def effects(trace: Trace, part: str, heads: Sequence[tuple[int, int]]) -> bytes:
     """A block of kind "effects": what each edge adds to the objective by way of these heads, to first order.

@@ -14,15 +14,18 @@ import warnings
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anywidget
+import numpy as np
 import traitlets as t
 
-from . import truth, wire
+from . import blocks, outputs, wire
 from .selection import NAMES, Selection, existing, first_of, read_state, stepped_of
-from .trace import Trace
-from .wire import Shown
+from .shown import Shown, is_trace
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 _FRONT_END = Path(__file__).parent / "static" / "widget.js"
 
@@ -167,7 +170,7 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
             first=first_of(chosen),
             measures=chosen._measures,
             stepped=stepped_of(chosen),
-            objective=truth.about(chosen.trace),
+            objective=chosen.objective,
         )
 
     @t.observe("sample")
@@ -233,10 +236,14 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
         return True
 
     def _answer(self, about: Shown | Trace, request: Any) -> tuple[dict[str, Any], list[bytes]]:
-        if not isinstance(about, Trace):
+        if isinstance(request, Mapping) and request.get("want") == "figure":
+            return wire.reply(request, lambda: self._figure(request.get("format"), request.get("width")))
+        if not is_trace(about):
             return wire.answer(about, request)
         if not isinstance(request, Mapping) or request.get("want") not in ("effects", "verified"):
             return wire.answer(about.attention, request)
+        from . import truth
+
         found: dict[str, Any] | None = None
 
         def make() -> bytes:
@@ -249,8 +256,40 @@ class AttentionWidget(Selection, anywidget.AnyWidget):
             self.verified = found
         return reply
 
+    def _figure(self, format: Any, width: Any) -> bytes:
+        """A block of kind "figure": the file "file", which shows what is selected now."""
+        from . import figures
+
+        file = np.frombuffer(figures.draw(self, format, width=width), np.uint8)
+        return blocks.pack("figure", {"format": format}, {"file": file})
+
     def _refuse(self, request: Any, words: str) -> None:
         self.send({"type": "error", "id": _id(request), "message": words})
+
+    def open(self) -> None:
+        """Open the line to the browser; without a live view to be seen a notebook would keep its state in vain."""
+        if outputs.options.live:
+            super().open()
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        seen = super()._repr_mimebundle_() if outputs.options.live and self.comm is not None else None
+        live, about = seen or ({}, {})
+        data, told = outputs.mimebundle(self, live)
+        return data, {**about, **told}
+
+    def size(self) -> dict[str, int]:
+        """Bytes that a notebook keeps of this widget, as :data:`~attnwidget.options` say.
+
+        Returns:
+            {"state": what it stores of the live widget where it saves widgets, "page": of the page in the output,
+            "picture": of the still picture and everything else in the output}.
+
+        >>> import torch
+        >>> from attnwidget import Attention
+        >>> sorted(AttentionWidget(Attention.from_weights(torch.eye(3))).size())
+        ['page', 'picture', 'state']
+        """
+        return outputs.size(self)
 
     def __repr__(self) -> str:
         by = "" if self.group == "token" else f" by {self.group}"

@@ -2,6 +2,8 @@
 
 Of one head either Q and K are sent or its weights, whichever is shorter. Every weight can be had again from both, to
 within 0.001 or, where ``exact`` is asked for, as it is in float32. The bytes themselves are described in ``blocks.py``.
+The numbers are computed with torch (``sent.py``); of a file that was opened without torch, with numpy
+(``thin_sent.py``).
 """
 
 from __future__ import annotations
@@ -9,53 +11,45 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from . import steps
-from .attention import Attention
-from .blocks import (
-    PADDED,
-    Block,
-    WireError,
-    cells,
-    coded,
-    ground,
-    largest,
-    pack,
-    pieces_of,
-    pool,
-    quantised,
-    specials,
-    unpack,
-)
-from .compare import CommonPart, Difference
-from .layers import Part
-from .maps import Map, Reduce
-from .masks import on_host
-from .measures import STATISTICS, Measures, statistics
+from . import held, steps, thin
+from .blocks import WireError, pack, unpack
+from .measured import Measures
 from .picture import smaller
-from .thumbnails import SIDES, difference_thumbs, how_many, side_for, thumbs
+from .shown import REDUCTIONS, Reduce, Shown, is_difference
 from .tokens import Tokens
+from .told import axes_of, described, meta_of
 
-__all__ = ["Block", "Selection", "WireError", "answer", "bundle", "map_key", "messages", "pack", "thumbs", "unpack"]
+if TYPE_CHECKING:
+    from .compare import Difference
 
-Shown: TypeAlias = Attention | Difference
 Selection: TypeAlias = tuple[str, int | None, int | None, Reduce]
 """(part, layer, head, reduce); None reduces over that axis."""
 
 _MOST_CELLS = 1 << 22  # a map of weights with more is pooled: 8 MB
 _MOST_WORK = 1 << 29  # weights behind a reduced map before rows are sampled: 3 s of one core, at 6 ns each
-_TOLERANCE = 1e-3  # on a weight, where nobody asked for exact numbers
+
+
+def _computing(one: Any) -> Any:
+    """The room that computes the numbers of an attention, or of a map of one."""
+    if isinstance(one, (thin.Stored, thin.Map)):
+        from . import thin_sent
+
+        return thin_sent
+    from . import sent
+
+    return sent
+
+
+# ── whole maps ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def map_key(part: str, layer: int | None, head: int | None, reduce: str) -> str:
@@ -64,10 +58,7 @@ def map_key(part: str, layer: int | None, head: int | None, reduce: str) -> str:
     return key if layer is not None and head is not None else f"{key}/{reduce}"
 
 
-# ── whole maps ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def map_block(view: Map, exact: bool = False) -> bytes:
+def map_block(view: Any, exact: bool = False) -> bytes:
     """A whole map: one head as "qk" or "weights", whichever is shorter; a reduced map as "weights"."""
     layer, (n_q, n_k) = view.single, view.shape
     if layer is None or layer.q is None or (layer.bias is not None and layer.bias.dense is not None):
@@ -81,90 +72,85 @@ def map_block(view: Map, exact: bool = False) -> bytes:
     return min(_qk(view, exact), _weights(view, exact), key=len)
 
 
-def _qk(view: Map, exact: bool) -> bytes:
-    """One head as Q and K: 16 bits a number with one step per row, or float32 where that is not enough."""
-    assert view.single is not None and view.head is not None
-    one = view.single.of_head(view.sample, view.head)
-    assert one.q is not None and one.k is not None
-    q, k, (n_q, n_k) = one.q[0, 0], one.k[0, 0], view.shape
-    arrays, sent, error = {"q": q, "k": k}, one, 0.0
-    if not exact:
-        (q_codes, q_step), (k_codes, k_step) = quantised(q), quantised(k)
-        near = replace(one, q=(q_codes * q_step[:, None])[None, None], k=(k_codes * k_step[:, None])[None, None])
-        rows = torch.arange(n_q) if n_q <= 64 else torch.linspace(0, n_q - 1, 64).long()
-        error = float((near.block(0, 0, rows)[0] - one.block(0, 0, rows)[0]).abs().max())
-        error *= 1 if len(rows) == n_q else 2  # rows that were not looked at may be somewhat worse
-        exact = not error <= _TOLERANCE  # also where it is NaN
-        if exact:
-            error = 0.0
-        else:
-            sent, arrays = near, {"q": q_codes.short(), "q_step": q_step, "k": k_codes.short(), "k_step": k_step}
-    some = list(pieces_of(torch.arange(n_q), n_k))
-    lse = torch.cat([sent.block(0, 0, rows)[1] for rows in some])
-    seen = torch.cat([one.mask.allowed(0, rows, 0).any(1) for rows in some])
-    arrays |= {"lse": lse.masked_fill(~seen, -torch.inf), **one.mask.arrays()}
-    if one.bias is not None and one.bias.offsets is not None:
-        arrays["bias"] = one.bias.offsets[0, 0]
-    if one.sink is not None:
-        arrays["sink"] = one.sink[0, 0]
-    meta = {
-        "part": view.part.name, "layer": view.layer, "head": view.head, "scale": one.scale, "softcap": one.softcap,
-        "exact": exact, "max_error": error, "n_q": n_q, "n_k": n_k, "d": q.shape[1],
-    }  # fmt: skip
-    return pack("qk", meta, {name: values.numpy() for name, values in arrays.items()})
+def _qk(view: Any, exact: bool) -> bytes:
+    found: bytes = _computing(view).qk(view, exact)
+    return found
 
 
-def _weights(view: Map, exact: bool = False, most: float = math.inf) -> bytes:
-    """A whole map as weights; pooled, and of sampled rows only, where there would be too many of them."""
-    (n_q, n_k), heads, maps = view.shape, view.part.heads if view.head is None else 1, view.maps
-    step = max(1, math.ceil(math.sqrt(n_q * n_k / min(most, _MOST_CELLS))))
-    sampled = maps > 1 and n_q * n_k * maps > _MOST_WORK
-    high = max(step, math.ceil(n_q * n_k * maps / _MOST_WORK)) if sampled else step
-    width = 1 if sampled else high
-    pieces, leaks = [], []
-    for starts in pieces_of(torch.arange(0, n_q, high), n_k * heads * width):
-        rows = starts + high // 2 if sampled else (starts[:, None] + torch.arange(high)).reshape(-1)
-        found = _cells(view, rows.clamp_max(n_q - 1))  # where the last step is short, the last row fills it up
-        leaks.append(_leak(found).reshape(-1, width).amax(1))
-        found = torch.nn.functional.pad(found, (0, -n_k % step), value=PADDED)
-        pieces.append(pool(found.reshape(len(found), -1, step).amax(-1), width))
-    where = {"rows": [0, n_q], "cols": [0, n_k], "step": [high, step], "sampled": sampled}
-    return _pack_weights(view, torch.cat(pieces), torch.cat(leaks), exact, where)
+def _weights(view: Any, exact: bool = False, most: float = math.inf) -> bytes:
+    found: bytes = _computing(view).weights(view, exact, min(most, _MOST_CELLS), _MOST_WORK)
+    return found
 
 
-def _pack_weights(view: Map, found: Tensor, leak: Tensor | None, exact: bool, where: Mapping[str, Any]) -> bytes:
-    vmax, marks, arrays = largest(found), specials(found), {}
-    if exact:
-        arrays = {"exact": found.masked_fill(marks > 0, torch.nan), "code": marks.byte()}
-    else:
-        codes = coded(found, vmax, 65000, special=0xFF00)  # special cells are 65533 … 65535
-        arrays = {"hi": (codes >> 8).byte(), "lo": (codes & 255).byte()}
-    # Below 0.004 a sum differs from one because weights in bfloat16 are rounded. Of reduced maps only means sum to one.
-    if leak is not None and (view.single is not None or view.reduce == "mean") and bool((leak > 4e-3).any()):
-        arrays["leak"] = leak
-    which = {"part": view.part.name, "layer": view.layer, "head": view.head, "reduce": view.reduce}
-    meta = {**which, **where, "n_q": view.shape[0], "n_k": view.shape[1], "vmax": vmax}
-    return pack("weights", meta, {name: values.numpy() for name, values in arrays.items()})
+# ── every head in small ──────────────────────────────────────────────────────────────────────────────────────────────
+
+SIDES = (48, 40, 32, 24, 16, 12, 8)
 
 
-def _cells(view: Map, rows: Tensor, cols: Any = slice(None)) -> Tensor:
-    """float32 [row, col], with codes."""
-    return cells(ground(view.allowed(rows), view.padding)[:, cols], view.tile(rows, cols))
+def how_many(part: Any) -> int:
+    """Thumbnails of a part: every head, and three reductions over heads, over layers and over both."""
+    layers, heads = len(part.layers), int(part.heads)
+    return layers * heads + len(REDUCTIONS) * (layers + heads + 1)
 
 
-def _leak(found: Tensor) -> Tensor:
-    """What each row of cells gives to no key, [row]."""
-    missing = (1 - found.clamp_min(0.0).sum(1)).nan_to_num(0.0).clamp_min(0.0)
-    return missing.masked_fill(~(found >= 0).any(1), 0.0)
+def side_for(part: Any, room: int) -> int:
+    """The largest thumbnails of which a part has at most ``room`` cells; the smallest there are, if none."""
+    maps, n_q, n_k = how_many(part), len(part.queries), len(part.keys)
+    return next((side for side in SIDES if maps * min(side, n_q) * min(side, n_k) <= room), SIDES[-1])
+
+
+def thumbs(attention: Shown, part: Any, side: int) -> tuple[dict[str, Any], bytes]:
+    """Every head of a part of an attention in small, see :func:`attnwidget.thumbnails.thumbs`."""
+    known = held.of(attention, part.name)
+    # Bins of 24 are pairs of bins of 48: what was made larger before is pooled, which is the same.
+    larger = next((one for one in SIDES if ("thumbs", one) in known and one > side and _nested(part, one, side)), None)
+    found: tuple[dict[str, Any], bytes] = held.once(
+        attention, part.name, ("thumbs", side),
+        lambda: _computing(attention).thumbs(attention, part, side)
+        if larger is None
+        else _pooled(known["thumbs", larger], part, side),
+    )  # fmt: skip
+    return dict(found[0]), found[1]
+
+
+def _nested(part: Any, large: int, small: int) -> bool:
+    return large % small == 0 and min(len(part.queries), len(part.keys)) >= large
+
+
+def _pooled(larger: tuple[dict[str, Any], bytes], part: Any, side: int) -> tuple[dict[str, Any], bytes]:
+    """Thumbnails of larger ones: the largest of each group, as the cells themselves are pooled."""
+    info, block = larger
+    large, times = unpack(block), info["rows"] // side
+    arrays = {}
+    for name in ("heads", *REDUCTIONS):
+        codes = large.arrays[name]
+        # NaN over weights over masked over padded, as the cells themselves are ordered.
+        rank = np.array([*range(3, 254), 0, 0, 999, 1, 2], np.int16)[codes]
+        rank = rank.reshape(*codes.shape[:-2], side, times, side, times).max((-3, -1))
+        arrays[name] = np.where(rank == 999, 253, np.where(rank < 3, rank + 253, rank - 3)).astype(np.uint8)
+    edges = np.arange(info["rows"] + 1) * len(part.queries) // info["rows"]
+    size = np.diff(edges).reshape(side, times).astype(np.float32)
+    allowed = large.arrays["allowed"].reshape(-1, side, times)
+    arrays["allowed"] = ((allowed * size).sum(-1) / size.sum(-1)).astype(np.float32)
+    return {**info, "rows": side, "cols": side}, pack("thumbs", large.meta, arrays)
+
+
+def difference_thumbs(difference: Difference, part: Any, side: int) -> bytes:
+    """The same of a comparison, see :func:`attnwidget.thumbnails.difference_thumbs`."""
+    found: bytes = held.once(
+        difference,
+        part.name,
+        ("thumbs", side),
+        lambda: _computing(difference).difference_thumbs(difference, part, side),
+    )
+    return found
 
 
 # ── the bundle ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-
 _MOST_THUMB_CELLS = 600_000
 
 
-@on_host
 def bundle(
     attention: Shown,
     *,
@@ -238,25 +224,26 @@ def _others(attention: Shown, budget: int, standalone: bool) -> list[int]:
     thumbnails = sum(
         how_many(part) * min(SIDES[-1], len(part.queries)) * min(SIDES[-1], len(part.keys)) for part in parts
     )
-    least = _LEAST_SHARE + thumbnails + len(pack("bundle", _meta(attention, parts), {}))
-    if isinstance(attention, Difference):
+    least = _LEAST_SHARE + thumbnails + len(pack("bundle", meta_of(attention, parts), {}))
+    if is_difference(attention):
         least, work = 3 * least, 3 * work
     room = int(budget // least if standalone else min(budget // 2 // least, _MOST_SAMPLES_WORK // work - 1))
     following = [(attention.sample + step) % attention.samples for step in range(1, attention.samples)]
     return following[: max(0, room - standalone)]
 
 
-def _work(part: Part | CommonPart) -> int:
+def _work(part: Any) -> int:
     """Weights of all heads of a part."""
-    return len(part.layers) * part.heads * len(part.queries) * len(part.keys)
+    weights: int = len(part.layers) * part.heads * len(part.queries) * len(part.keys)
+    return weights
 
 
 def _one_bundle(attention: Shown, budget: int, wanted: _Wanted) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """What a bundle says of the sample in view, and its blocks."""
-    if isinstance(attention, Difference):
+    if is_difference(attention):
         return _bundle_of_both(attention, budget, wanted)
     parts = [attention.part(name) for name in attention.parts]
-    meta = _meta(attention, parts)
+    meta = meta_of(attention, parts)
     _put_measures(meta, attention, parts, wanted)
     shelf = _Shelf(budget - len(pack("bundle", meta, {})) - 256)  # for the note, and the sizes of thumbnails
     for part, info in sorted(zip(parts, meta["parts"], strict=True), key=lambda one: len(one[0].layers) * one[0].heads):
@@ -275,7 +262,7 @@ def _one_bundle(attention: Shown, budget: int, wanted: _Wanted) -> tuple[dict[st
     for at in wanted.stepped:
         with contextlib.suppress(LookupError, ValueError):  # asked for, it is answered with the reason
             shelf.put("steps/{}/{}/{}".format(*at), steps.block(attention, *at), always=wanted.standalone)
-    shelf.put_pictures(meta, _axes(parts))
+    shelf.put_pictures(meta, axes_of(parts))
     for view in _means(attention, parts[0], shelf.left):
         shelf.put_map(view, shelf.left)
     for part in parts:
@@ -295,13 +282,13 @@ def _bundle_of_both(
 ) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """What a comparison is: what A is, on axes in common, what is different, and a bundle of B."""
     parts = [difference.part(name) for name in difference.parts]
-    meta = _meta(difference, parts)
+    meta = meta_of(difference, parts)
     _put_measures(meta, difference, parts, wanted)
     shelf = _Shelf(budget - len(pack("bundle", meta, {})) - 256)
     for part in sorted(parts, key=lambda part: len(part.layers) * part.heads):
         block = difference_thumbs(difference, part, side_for(part, min(_MOST_THUMB_CELLS, shelf.left // 3)))
         shelf.put(f"thumbs/{part.name}/difference", block, always=True)
-    shelf.put_pictures(meta, _axes(parts))
+    shelf.put_pictures(meta, axes_of(parts))
     alone, share = replace(wanted, measures={}), shelf.left // 2
     (of_a, arrays), (of_b, others) = (_one_bundle(one, share, alone) for one in (difference.a, difference.b))
     thumb = {part["name"]: part["thumb"] for part in of_a["parts"]}
@@ -340,7 +327,7 @@ class _Shelf:
                     meta["axes"][at]["picture"] = f"picture/{at}"
                     break
 
-    def put_map(self, view: Map, room: int) -> bool:
+    def put_map(self, view: Any, room: int) -> bool:
         """Whether the map is there, in at most ``room`` bytes. Where it cannot fit, it is not even computed."""
         (n_q, n_k), layer = view.shape, view.single
         # A reduced map has no cell that could be guessed, but those above the diagonal; a head has many that are zero.
@@ -350,17 +337,17 @@ class _Shelf:
         return _key(view) in self.arrays or (least <= room and self.put(_key(view), map_block(view), most=room))
 
 
-def _key(view: Map) -> str:
+def _key(view: Any) -> str:
     return f"map/{map_key(view.part.name, view.layer, view.head, view.reduce)}"
 
 
-def _heads(attention: Attention, part: Part) -> Iterator[Map]:
+def _heads(attention: Shown, part: Any) -> Iterator[Any]:
     for layer, one in enumerate(part.layers):
         for head in range(one.heads):
             yield attention.map(layer, head, part=part.name)
 
 
-def _means(attention: Attention, part: Part, left: int) -> list[Map]:
+def _means(attention: Shown, part: Any, left: int) -> list[Any]:
     """The means over both axes, over heads and over layers: all of them where that is cheap, else none."""
     layers, heads, size = len(part.layers), part.heads, len(part.queries) * len(part.keys)
     if (layers + heads + 1) * size * 2 > left // 3 or layers * heads * size > 1 << 23:
@@ -375,129 +362,32 @@ _MOST_MEASURED = 1024  # heads of which they do: 60 kB
 _MEASURED_WORK = 1 << 26  # weights behind statistics before rows are sampled: 1 s of one core
 
 
-def _put_measures(
-    meta: Mapping[str, Any], attention: Shown, parts: Sequence[Part | CommonPart], wanted: _Wanted
-) -> None:
+def _put_measures(meta: Mapping[str, Any], attention: Shown, parts: Sequence[Any], wanted: _Wanted) -> None:
     """One number per head, where it is cheap or nobody can be asked; what somebody computed himself in any case."""
     left, heads = _CHEAP_WORK, sum(len(part.layers) * part.heads for part in parts)
     for part, info in zip(parts, meta["parts"], strict=True):
-        left -= _work(part) * (3 if isinstance(attention, Difference) else 1)
+        left -= _work(part) * (3 if is_difference(attention) else 1)
         wanted_here = wanted.standalone or (left >= 0 and heads <= _MOST_MEASURED)
         found = _measured(attention, part.name) if wanted_here else {}
         own = {name: (name, values) for name, values in wanted.measures.get(part.name, {}).items()}
-        info["measures"] = _described({**found, **own})
+        info["measures"] = described({**found, **own})
 
 
-def _measured(attention: Shown, part: str) -> dict[str, tuple[str, Tensor]]:
+def _measured(attention: Shown, part: str) -> dict[str, tuple[str, Any]]:
     """By name, what it is and its values [layer, head]; of evenly spread queries only, where all would take minutes."""
-    if not isinstance(attention, Difference):
-        queries, over = _queries_of(attention.part(part))
-        found = statistics(attention, part, queries=queries)
-        return {name: (STATISTICS[name] + over, values) for name, values in found.items()}
-    a, b = attention.names
-    queries, over = _queries_of(attention.part(part))
-    change = f"mean distance between what it attends to in {a} and in {b}, from 0 to 1 (total variation){over}"
-    of_a, of_b = (_measured(one, part) for one in (attention.a, attention.b))
-    less = {name: (f"{title}: {a} − {b}", values - of_b[name][1]) for name, (title, values) in of_a.items()}
-    return {"change": (change, attention.change(part, queries=queries)), **less}
+    found: dict[str, tuple[str, Any]] = held.once(
+        attention, part, "measured", lambda: _computing(attention).measured(attention, part, _queries_of)
+    )
+    return found
 
 
-def _queries_of(part: Part | CommonPart) -> tuple[Tensor | None, str]:
+def _queries_of(part: Any) -> tuple[range | None, str]:
     """The queries to average over, and how many these are, in words; None and nothing where it is all of them."""
     every, step = len(part.queries), math.ceil(_work(part) / _MEASURED_WORK)
     if step == 1:
         return None, ""
-    some = torch.arange(min(step // 2, every - 1), every, step)
+    some = range(min(step // 2, every - 1), every, step)
     return some, f", over {len(some)} of {every} queries"
-
-
-def _described(measures: Mapping[str, tuple[str, Tensor]]) -> list[dict[str, Any]]:
-    def number(value: float) -> float | None:
-        return float(f"{value:.5g}") if math.isfinite(value) else None
-
-    return [
-        {"name": name, "title": title, "values": [[number(value) for value in row] for row in values.tolist()]}
-        for name, (title, values) in measures.items()
-        if bool(values.isfinite().any())
-    ]
-
-
-def _axes(parts: Sequence[Part | CommonPart]) -> list[Tokens]:
-    axes: list[Tokens] = []
-    for axis in (axis for part in parts for axis in (part.queries, part.keys)):
-        if axis not in axes:
-            axes.append(axis)
-    return axes
-
-
-def _meta(attention: Shown, parts: Sequence[Part | CommonPart]) -> dict[str, Any]:
-    axes, check = _axes(parts), attention.check
-    return {
-        "title": attention.model or "Attention",
-        "model": attention.model,
-        "versions": versions(),
-        "samples": {"count": attention.samples, "at": attention.sample, "noun": attention.noun},
-        "sides": list(attention.names) if isinstance(attention, Difference) else None,
-        "axes": [_axis_meta(axis) for axis in axes],
-        "parts": [_part_meta(part, axes) for part in parts],
-        "check": None if check is None else {
-            "ok": check.ok, "rows": check.rows, "text": check.text,
-            "max_error": check.max_error if math.isfinite(check.max_error) else None,
-        },
-        "notes": list(attention.notes),
-    }  # fmt: skip
-
-
-def _part_meta(part: Part | CommonPart, axes: Sequence[Tokens]) -> dict[str, Any]:
-    aligned = None
-    if isinstance(part, CommonPart):
-        queries, keys = part.of_queries, part.of_keys
-        aligned = {"queries_a": queries.a, "queries_b": queries.b, "keys_a": keys.a, "keys_b": keys.b}
-    return {
-        "name": part.name,
-        "title": part.title or part.name,
-        "queries": axes.index(part.queries),
-        "keys": axes.index(part.keys),
-        "causal": part.is_causal,
-        "layers": [
-            {
-                "name": one.name, "heads": one.heads, "kv_heads": one.kv_heads, "window": one.mask.window,
-                "absent": one.absent,
-            }
-            for one in part.layers
-        ],
-        "measures": [],
-        "aligned": aligned,
-    }  # fmt: skip
-
-
-def _axis_meta(axis: Tokens, longest: int = 10_000) -> dict[str, Any]:
-    def marked(flags: Sequence[bool]) -> list[int]:
-        return [i for i, flag in enumerate(flags) if flag]
-
-    before = axis.before
-    return {
-        "kind": axis.kind,
-        "labels": [label[:longest] for label in axis.labels],
-        "raw": [entry[:longest] for entry in axis.raw],
-        "special": marked(axis.special),
-        "punctuation": marked(axis.punctuation),
-        "generated": marked(axis.generated),
-        "image": marked(axis.image),
-        "segments": axis.segments,
-        "words": axis.words(),
-        "sentences": axis.sentences(),
-        "grid": axis.grid,
-        "first_patch": None if axis.image else axis.first_patch,
-        "picture": None,
-        "before": None if before is None else [gap[:longest] for gap in before],
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of this package, and of what the numbers were computed with."""
-    loaded = (sys.modules.get(name) for name in ("attnwidget", "torch", "transformers"))
-    return {module.__name__: str(module.__version__) for module in loaded if module is not None}
 
 
 # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -506,7 +396,6 @@ _CHUNK = 4_000_000  # bytes: hosts move 1 to 100 MB a second, and a message that
 _MOST_COLUMN_WORK = 1 << 30  # weights behind one column of a reduced map: 6 s of one core
 
 
-@on_host
 def answer(attention: Shown, request: Any) -> tuple[dict[str, Any], list[bytes]]:
     """The reply to one request of the browser's, and its block in pieces of at most 4 MB. Never raises.
 
@@ -561,14 +450,14 @@ def _answer(shown: Shown, request: Mapping[str, Any]) -> bytes:
         raise WireError(f"part is {part!r} and exact is {exact!r}; they must be a name, and true or false.")
     if side not in (None, "a", "b"):
         raise WireError(f"side is {side!r}; it must be a or b.")
-    if side == "b" and not isinstance(shown, Difference):
+    if side == "b" and not is_difference(shown):
         raise WireError("There is no side b: this is no comparison of two attentions.")
     layer, head = (None if request.get(name) is None else _whole_number(request, name) for name in ("layer", "head"))
     shown = shown.select(_whole_number(request, "sample") if "sample" in request else shown.sample)
-    attention = shown if isinstance(shown, Attention) else shown.b if side == "b" else shown.a
+    attention = (shown.b if side == "b" else shown.a) if is_difference(shown) else shown
     if want == "measures":
         of = attention.part(part).name  # refuses a part that is not there
-        return pack("measures", {"measures": _described(_measured(attention if side == "b" else shown, of))}, {})
+        return pack("measures", {"measures": described(_measured(attention if side == "b" else shown, of))}, {})
     if want == "steps":
         if layer is None or head is None:
             raise WireError("The steps are those of one head: choose a layer and a head.")
@@ -579,14 +468,11 @@ def _answer(shown: Shown, request: Mapping[str, Any]) -> bytes:
     (n_q, n_k), at = view.shape, _whole_number(request, "index")
     if at >= (n_q if want == "row" else n_k):
         raise WireError(f"There is no {want} {at} in a map of {n_q} × {n_k}.")
-    if want == "row":
-        found = _cells(view, torch.tensor([at]))
-        return _pack_weights(view, found, _leak(found), exact, {"rows": [at, at + 1], "cols": [0, n_k], "step": [1, 1]})
-    if view.single is None and n_q * n_k * view.maps > _MOST_COLUMN_WORK:
+    if want == "column" and view.single is None and n_q * n_k * view.maps > _MOST_COLUMN_WORK:
         raise WireError("A column over so many heads of so many tokens would take minutes. Choose one head.")
-    pieces = pieces_of(torch.arange(n_q), n_k * (1 if view.head is not None else view.part.heads))
-    found = torch.cat([_cells(view, rows, torch.tensor([at])) for rows in pieces])
-    return _pack_weights(view, found, None, exact, {"rows": [0, n_q], "cols": [at, at + 1], "step": [1, 1]})
+    computed = _computing(view)
+    found: bytes = computed.row(view, at, exact) if want == "row" else computed.column(view, at, exact)
+    return found
 
 
 def _whole_number(request: Mapping[str, Any], name: str) -> int:

@@ -13,11 +13,11 @@ from torch import Tensor
 import attnwidget.masks
 from attnwidget import compare, wire
 from attnwidget.attention import Attention
+from attnwidget.blocks import unpack
 from attnwidget.compare import Aligned, Difference
 from attnwidget.layers import Layer, Part
 from attnwidget.masks import Mask
 from attnwidget.tokens import Tokens
-from attnwidget.wire import unpack
 
 NAN = math.nan
 A = torch.tensor([[1.0, 0.0, 0.0], [0.25, 0.75, 0.0], [0.2, 0.3, 0.5]])

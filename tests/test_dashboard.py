@@ -26,7 +26,8 @@ from attnwidget.colours import ABSENT, PALETTES, SHADES, STEPS, STYLE, shade
 from attnwidget.compare import compare
 from attnwidget.dashboard import Dashboard
 from attnwidget.layers import Layer, Part
-from attnwidget.measures import MEASURES, spectrum, statistics
+from attnwidget.measured import MEASURES
+from attnwidget.measures import spectrum, statistics
 from attnwidget.pruning import Pruning
 from attnwidget.tokens import Tokens
 from attnwidget.trace import trace

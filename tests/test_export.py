@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import importlib
+import io
 import json
+import random
 import re
 import subprocess
 import sys
@@ -14,12 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from traitlets import TraitError
 
 from attnwidget import __version__, export, wire
 from attnwidget.attention import Attention
+from attnwidget.blocks import Block
 from attnwidget.compare import compare
-from attnwidget.export import to_html
+from attnwidget.export import embed, to_html
 from attnwidget.selection import NAMES
 from attnwidget.widget import AttentionWidget
 
@@ -43,7 +47,8 @@ def _front_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Stand-ins for the built front end, so that these tests need no Node."""
     code = tmp_path / "page.js"
     code.write_text("void 'stands in for the page';", "utf-8")
-    monkeypatch.setattr(export, "_CODE", code)
+    monkeypatch.setattr(export, "_PACKED", code)
+    monkeypatch.setattr(export, "_PLAIN", code)
     monkeypatch.setattr(AttentionWidget, "_esm", "export default { render() {} }")
 
 
@@ -80,7 +85,7 @@ class Elements(HTMLParser):
         return text
 
 
-def read(path: Path) -> tuple[dict[str, Any], wire.Block, Elements]:
+def read(path: Path) -> tuple[dict[str, Any], Block, Elements]:
     elements = Elements(path.read_text("utf-8"))
     data = json.loads(elements.only("script", type="application/vnd.attnwidget+json"))
     assert data.keys() == {"state", "bundle"}
@@ -101,7 +106,7 @@ def test_a_page_holds_every_head_and_says_nothing_is_missing(tmp_path: Path) -> 
 
 
 def test_a_page_that_cannot_hold_every_head_says_how_many_it_holds(tmp_path: Path) -> None:
-    _, bundle, _ = read(to_html(plain(n=120), str(tmp_path / "page.html"), budget=40_000))
+    _, bundle, _ = read(to_html(plain(n=120), str(tmp_path / "page.html"), budget=90_000))
     held = sum(bool(re.fullmatch(r"map/attention/\d/\d", name)) for name in bundle.arrays)
     assert 0 < held < 6
     assert bundle.meta["notes"] == [f"{held} of 6 heads are stored exactly; raise budget= for more."]
@@ -151,7 +156,7 @@ def test_tokens_are_data_and_survive(tmp_path: Path) -> None:
     assert bundle.meta["axes"][0]["raw"] == STRANGE
     assert bundle.meta["axes"][0]["labels"] == list(attention.tokens.labels)
     tags = [tag for tag, _, _ in elements.found]
-    assert tags.count("script") == 2
+    assert tags.count("script") == 3
     assert elements.only("title") == "</title><script>alert(2)</script>?"
 
 
@@ -165,8 +170,10 @@ def test_no_part_name_ends_the_script_it_stands_in(tmp_path: Path) -> None:
 def assert_nothing_is_fetched(page: str) -> None:
     elements = Elements(page)
     for tag, attributes, _ in elements.found:
-        assert tag not in {"link", "img", "iframe", "object", "embed", "base"}
-        assert not {"src", "href", "srcset", "action"} & attributes.keys()
+        assert tag not in {"link", "iframe", "object", "embed", "base"}
+        assert not {"src", "href", "srcset", "action"} & attributes.keys() or (
+            tag == "img" and attributes["src"].startswith("data:image/png;base64,")
+        )
     policy = next(own["content"] for _, own, _ in elements.found if own.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
     assert "http" not in policy
@@ -181,15 +188,16 @@ def test_nothing_of_a_page_comes_from_the_network(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not (STATIC / "page.js").is_file(), reason="the front end is not built")
 def test_neither_does_the_front_end_as_it_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "_CODE", STATIC / "page.js")
-    page = to_html(plain(), tmp_path / "page.html").read_text("utf-8")
-    assert_nothing_is_fetched(page)
-    assert (STATIC / "page.js").read_text("utf-8") in page
+    for name in ("page.js", "page.packed.js"):
+        monkeypatch.setattr(export, "_PACKED", STATIC / name)
+        page = to_html(plain(), tmp_path / "page.html").read_text("utf-8")
+        assert_nothing_is_fetched(page)
+        assert (STATIC / name).read_text("utf-8") in page
 
 
 @pytest.mark.parametrize("code", ["let a = '</ScRiPt>'", "<!-- old"])
 def test_code_that_would_end_its_script_is_refused(code: str, tmp_path: Path) -> None:
-    export._CODE.write_text(code, "utf-8")
+    export._PACKED.write_text(code, "utf-8")
     with pytest.raises(ValueError, match="cannot stand in a page"):
         to_html(plain(), tmp_path / "page.html")
 
@@ -209,10 +217,89 @@ def test_what_cannot_be_written_is_refused_before_anything_is_written(tmp_path: 
         to_html(torch.eye(3), target)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="budget"):
         to_html(plain(), target, budget=0)
-    export._CODE.unlink()
+    export._PACKED.unlink()
     with pytest.raises(FileNotFoundError, match="not built"):
         to_html(plain(), target)
     assert target.read_text("utf-8") == "old"
+
+
+# ── budgets, several pictures, fragments ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_page_is_never_larger_than_its_budget(tmp_path: Path) -> None:
+    """Oracle: the size of the file, over many shapes and budgets; what does not fit is refused with what would."""
+    long = Attention.from_weights(torch.eye(300)[None], tokens=["</script>" + "ü" * 40] * 300)
+    batch = Attention.from_weights(torch.eye(20).expand(2, 5, 3, 20, 20), model="Batch")
+    both = compare(plain(60), plain(60))
+    generator = random.Random(0)
+    kept = refused = 0
+    for shown in (plain(4), plain(150), long, batch, both, [plain(40), both, plain(90)]):
+        for _ in range(4):
+            budget = int(10 ** generator.uniform(3.5, 6))
+            path = tmp_path / "page.html"
+            try:
+                size = to_html(shown, path, budget=budget).stat().st_size
+            except ValueError as problem:
+                least = int(re.search(r"this takes (\d+) bytes", str(problem))[1])  # type: ignore[index]
+                assert least > budget
+                assert to_html(shown, path, budget=least).stat().st_size <= least
+                refused += 1
+            else:
+                assert size <= budget
+                kept += 1
+    assert min(kept, refused) >= 4
+
+
+def test_several_pictures_share_one_copy_of_the_script(tmp_path: Path) -> None:
+    shown = [plain(), AttentionWidget(plain(6), layer=1, view="heatmap"), compare(plain(), plain())]
+    elements = Elements(to_html(shown, tmp_path / "page.html", budget=600_000).read_text("utf-8"))
+    states = [
+        json.loads(text)["state"]
+        for tag, own, text in elements.found
+        if own.get("type") == "application/vnd.attnwidget+json"
+    ]
+    assert [(one["layer"], one["view"]) for one in states] == [(None, "arcs"), (1, "heatmap"), (None, "arcs")]
+    assert [own for tag, own, _ in elements.found if tag == "script"].count({}) == 1
+    places = [own["id"] for tag, own, _ in elements.found if tag == "div"]
+    assert len(places) == len(set(places)) == 3
+    with pytest.raises(ValueError, match="The list is empty"):
+        to_html([], tmp_path / "page.html")
+
+
+def test_the_same_page_twice_is_the_same_bytes(tmp_path: Path) -> None:
+    pages = [to_html(plain(50), tmp_path / "page.html", layer=0, head=1).read_bytes() for _ in range(2)]
+    assert pages[0] == pages[1]
+
+
+def test_a_page_shows_a_picture_until_its_script_runs(tmp_path: Path) -> None:
+    elements = Elements(to_html(plain(), tmp_path / "page.html", layer=1, head=0).read_text("utf-8"))
+    (image,) = [own for tag, own, _ in elements.found if tag == "img"]
+    assert image["alt"] == "Attention of Toy<Model>, attention, layer 1, head 0: 10 × 10 tokens, as arcs."
+    picture = Image.open(io.BytesIO(base64.b64decode(image["src"].removeprefix("data:image/png;base64,"))))
+    assert picture.width == 736  # 170 mm at 110 dpi
+    assert len(picture.convert("RGB").getcolors() or ()) > 8
+
+
+def test_a_fragment_carries_the_script_or_says_where_it_is() -> None:
+    def scripts(**options: Any) -> list[dict[str, Any]]:
+        found = Elements(embed(plain(), **options)).found
+        return [own for tag, own, _ in found if tag == "script" and "type" not in own]
+
+    assert scripts() == [{}]
+    assert scripts(script=False) == []
+    assert scripts(script='a"b.js') == [{"src": 'a"b.js'}]
+    assert scripts(nonce="r4nd0m") == [{"nonce": "r4nd0m"}]
+    assert scripts(script="a.js", nonce="r4nd0m") == [{"src": "a.js", "nonce": "r4nd0m"}]
+    assert len(embed(plain(90), budget=50_000, script=False).encode()) <= 50_000
+    with pytest.raises(TypeError, match="no option lair"):
+        embed(plain(), lair=1)
+
+
+def test_the_script_of_a_fragment_is_a_file_of_its_own(tmp_path: Path) -> None:
+    path = export.embed_script(tmp_path / "attnwidget.js")
+    assert path.read_text("utf-8") == export._PLAIN.read_text("utf-8")
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        export.embed_script(tmp_path / "missing" / "attnwidget.js")
 
 
 # ── python -m attnwidget ──────────────────────────────────────────────────────────────────────────────────────────────

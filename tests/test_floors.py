@@ -33,9 +33,16 @@ def floors() -> dict[str, int]:
 # Imports go from a floor to the floors below it, and to these few neighbours.
 FLOOR = floors()
 NEIGHBOURS = {
-    "layers": {"tokens", "masks", "output", "rotary"},
-    "maps": {"layers", "masks", "tokens", "attention"},
-    "attention": {"layers", "maps", "masks", "tokens"},
+    "shown": {"tokens"},
+    "chosen": {"shown", "tokens"},
+    "masks": {"alone"},
+    "layers": {"alone", "masks", "output", "rotary", "shown"},
+    "held": {"shown"},
+    "maps": {"chosen", "layers", "masks", "tokens"},
+    "attention": {"layers", "maps", "masks", "recipe", "saving", "shown", "tokens"},
+    "thin": {"alone", "chosen", "shown", "tokens"},
+    "stored": {"archive", "attention", "layers", "masks", "output", "recipe", "rotary", "shown", "thin", "tokens"},
+    "saving": {"archive", "layers", "masks", "rotary", "shown", "stored", "tokens"},
     "tokens": {"picture", "vocabulary"},
     "inputs": {"picture"},
     "parts": {"tokens", "masks", "layers", "inputs"},
@@ -54,26 +61,31 @@ NEIGHBOURS = {
     "measures": {"rows", "trace"},
     "labels": {"capture", "measures", "rows", "trace"},
     "thumbnails": {"compare"},
-    "wire": {"compare", "measures", "steps", "thumbnails"},
-    "capture": {"check", "listen"},
+    "thin_sent": {"steps"},
+    "sent": {"compare", "measures", "thumbnails"},
+    "wire": {"sent", "steps", "thin_sent", "told"},
+    "capture": {"check", "interface", "listen"},
     "generation": {"capture"},
     "copies": {"intervene"},
     "pruning": {"copies", "intervene"},
     "study": {"copies"},
     "truth": {"intervene"},
-    "export": {"selection", "truth"},
-    "widget": {"selection", "truth"},
+    "provenance": {"selection"},
+    "figures": {"provenance", "selection", "truth"},
+    "export": {"figures", "provenance", "selection", "truth"},
+    "outputs": {"export", "figures", "provenance", "selection"},
+    "widget": {"figures", "outputs", "selection", "truth"},
     "show": {"tiny"},
-    "charts": {"colours"},
-    "dashboard": {"charts", "colours"},
+    "dashboard": {"charts"},
     "__main__": {"tiny"},
 }
 
 WIDGETS = {"IPython", "anywidget", "bqplot", "ipywidgets", "traitlets"}
 PUBLIC = {
     "MEASURES", "METHODS", "Attention", "AttentionWidget", "Attribution", "Dashboard", "Trace", "__version__", "ablate",
-    "attribute", "capture", "capture_generation", "compare", "effect", "faithfulness", "importance", "label",
-    "positions", "pruning", "record", "show", "show_generation", "statistics", "tiny", "to_html", "trace",
+    "attribute", "capture", "capture_generation", "compare", "effect", "embed", "embed_script", "faithfulness",
+    "importance", "label", "load", "options", "positions", "provenance", "pruning", "record", "show",
+    "show_generation", "statistics", "tiny", "to_html", "to_pdf", "to_png", "to_svg", "trace",
 }  # fmt: skip
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "static" not in path.parts)

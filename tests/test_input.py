@@ -14,10 +14,11 @@ from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
 from attnwidget import interface, tiny, wire
-from attnwidget.attention import Attention, in_words
+from attnwidget.attention import Attention
 from attnwidget.capture import capture, record
 from attnwidget.check import Comparison
 from attnwidget.measures import statistics
+from attnwidget.shown import in_words
 from models import _sharpen, make
 from test_capture import eager_weights, fingerprint, interface_methods, largest_difference, minilm, same
 

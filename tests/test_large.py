@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from attnwidget.attention import Attention, in_words
+from attnwidget.attention import Attention
 from attnwidget.capture import NoAttentionError, capture, record
+from attnwidget.shown import in_words
 from models import make
 from test_capture import eager_weights, fingerprint, interface_methods, largest_difference, same
 

@@ -16,7 +16,8 @@ from attnwidget.attention import Attention
 from attnwidget.capture import capture
 from attnwidget.layers import Layer, Part
 from attnwidget.masks import Mask
-from attnwidget.measures import MEASURES, STATISTICS, embedding, similarity, spectrum, statistics
+from attnwidget.measured import MEASURES, STATISTICS
+from attnwidget.measures import embedding, similarity, spectrum, statistics
 from attnwidget.tokens import Tokens
 from models import VOCABULARY, make
 

@@ -17,10 +17,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from attnwidget import wire
+from attnwidget import thumbnails, wire
 from attnwidget.attention import Attention
 from attnwidget.capture import capture
-from attnwidget.measures import STATISTICS, statistics
+from attnwidget.measured import STATISTICS
+from attnwidget.measures import statistics
 
 N, LAYERS, HEADS, KV_HEADS, WIDTH = 4096, 8, 8, 2, 64
 
@@ -105,7 +106,7 @@ ASKED: dict[str, Callable[[Attention], Any]] = {
     "the mean of a layer, in blocks": lambda a: everything(a[3, None].blocks()),
     "the mean of all, one row": lambda a: a[None, None].row(N - 1),
     "statistics of all heads": statistics,
-    "thumbnails of all heads": lambda a: wire.thumbs(a, a.part()),
+    "thumbnails of all heads": lambda a: thumbnails.thumbs(a, a.part()),
     "one head for the browser": lambda a: wire.map_block(a[3, 5]),
     "one head for the browser, exact": lambda a: wire.map_block(a[3, 5], exact=True),
     "the mean of a layer for the browser": lambda a: wire.map_block(a[3, None]),

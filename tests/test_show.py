@@ -13,10 +13,10 @@ from torch import nn
 import attnwidget.tiny
 from attnwidget import show_generation, tiny
 from attnwidget.attention import Attention
+from attnwidget.blocks import unpack
 from attnwidget.compare import compare
 from attnwidget.show import show
 from attnwidget.widget import AttentionWidget
-from attnwidget.wire import unpack
 
 
 class Small(nn.Module):
@@ -64,7 +64,7 @@ def test_a_text_alone_is_read_by_the_model_that_comes_along(monkeypatch: pytest.
         return plain()
 
     monkeypatch.setattr(attnwidget.tiny, "decoder", lambda: (model, "tokenizer"), raising=False)
-    monkeypatch.setattr(sys.modules["attnwidget.show"], "capture", capture)
+    monkeypatch.setattr(sys.modules["attnwidget.capture"], "capture", capture)
     assert show("some text", layer=1).layer == 1
     assert called == [((model, "some text", "tokenizer"), {"keep_values": True})]
 
@@ -123,10 +123,12 @@ def test_inputs_without_a_model_are_refused_with_what_to_do() -> None:
 @pytest.fixture
 def notebook(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Stands in for IPython's shell in a kernel; what is displayed is listed."""
-    shell = SimpleNamespace(kernel=object(), execution_count=7, shown=[])
+    shell = SimpleNamespace(kernel=object(), execution_count=7, shown=[], kept=[])
 
-    def display(widget: AttentionWidget) -> None:
+    def display(widget: AttentionWidget, display_id: bool = False) -> SimpleNamespace:
+        assert display_id
         shell.shown.append((widget, widget.attention.part().queries.steps))
+        return SimpleNamespace(update=lambda one: shell.kept.append((one, one.attention.part().queries.steps)))
 
     monkeypatch.setattr("IPython.get_ipython", lambda: shell)
     monkeypatch.setattr("IPython.display.display", display)
@@ -160,6 +162,7 @@ def test_in_a_notebook_it_is_displayed_with_the_first_token_and_grows(
     chosen = {"query": 9, "step": 3, "head": 2, "view": "heatmap"}
     widget = show_generation("The cat saw the", model, tokenizer, max_new_tokens=5, on_step=on_step, **chosen)
     assert notebook.shown == [(widget, 1)]
+    assert notebook.kept == [(widget, 5)], "what the notebook keeps is of all that was written"
     assert seen == [1, 2, 3, 4, 5, 5]
     assert {name: widget.state()[name] for name in chosen} == chosen
 

@@ -54,7 +54,7 @@ def _front_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(comm, "create_comm", Comm)
     monkeypatch.setattr(AttentionWidget, "_esm", "export default { render() {} }")  # stands in for the built front end
     (tmp_path / "page.js").write_text("void 'stands in for the page';", "utf-8")
-    monkeypatch.setattr(export, "_CODE", tmp_path / "page.js")
+    monkeypatch.setattr(export, "_PACKED", tmp_path / "page.js")
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,15 @@ from hypothesis import strategies as st
 
 from attnwidget import steps, thumbnails, wire
 from attnwidget.attention import Attention
-from attnwidget.blocks import bins
+from attnwidget.blocks import Block, WireError, pack, unpack
+from attnwidget.cells import bins
 from attnwidget.compare import Difference
-from attnwidget.layers import Check, Layer, Part
+from attnwidget.layers import Layer, Part
 from attnwidget.masks import Mask
-from attnwidget.measures import STATISTICS, statistics
+from attnwidget.measured import STATISTICS
+from attnwidget.measures import statistics
+from attnwidget.shown import Check
 from attnwidget.tokens import Tokens
-from attnwidget.wire import Block, WireError, pack, unpack
 from golden import make
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -485,7 +487,7 @@ def test_long_answers_travel_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def thumbs(attention: Attention, side: int = 48) -> tuple[dict[str, Any], dict[str, Any]]:
-    size, block = wire.thumbs(attention, attention.part(), side)
+    size, block = thumbnails.thumbs(attention, attention.part(), side)
     found = unpack(block)
     assert found.kind == "thumbs"
     decoded = {
@@ -868,7 +870,7 @@ def test_a_batch_is_a_bundle_with_a_bundle_for_each_other_text() -> None:
 
 def test_a_layer_without_attention_is_a_row_of_nothing() -> None:
     attention = make.hybrid_batch(np.random.default_rng(5))
-    info, block = wire.thumbs(attention, attention.part())
+    info, block = thumbnails.thumbs(attention, attention.part())
     heads = unpack(block).arrays["heads"]
     assert (heads[1] > 250).all(), "no cell of it holds a weight"
     meta = unpack(wire.bundle(attention)).meta

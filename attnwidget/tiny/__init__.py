@@ -13,6 +13,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attnwidget.shown import needing
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -53,8 +55,9 @@ def load(folder: Path, attn_implementation: str | None = None) -> tuple[PreTrain
             f"The trained model that ships with attnwidget is incomplete: {', '.join(missing)} not found in {folder}. "
             "Install attnwidget again, or make the model anew (some minutes): python -m attnwidget.tiny.train"
         )
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    with needing("tiny.decoder"):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

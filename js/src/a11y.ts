@@ -11,7 +11,10 @@ type Attributes = Readonly<Record<string, string | number>>;
 /** An element with attributes and children. Text goes in as text nodes: nothing a token holds is ever read as markup. */
 export function element<K extends keyof HTMLElementTagNameMap>(tag: K, attributes: Attributes = {}, ...children: (Node | string)[]): HTMLElementTagNameMap[K] {
   const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name === "style") made.style.cssText = String(value); // pages may refuse style attributes
+    else made.setAttribute(name, String(value));
+  }
   made.append(...children);
   return made;
 }

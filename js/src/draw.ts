@@ -47,6 +47,15 @@ export function watchWidth(element: HTMLElement, changed: (width: number) => voi
     changed(width);
   }, signal);
   listen(window, { resize: tell }, signal);
+  if (typeof ResizeObserver === "undefined") {
+    const timer = setInterval(() => {
+      const { paddingLeft, paddingRight } = getComputedStyle(element);
+      width = element.clientWidth - parseInt(paddingLeft) - parseInt(paddingRight);
+      tell();
+    }, 200);
+    atEnd(signal, () => { clearInterval(timer); });
+    return;
+  }
   const observer = new ResizeObserver((entries) => {
     width = Math.floor(entries[entries.length - 1].contentRect.width);
     tell();

@@ -131,7 +131,7 @@ class Frame {
     state.on("map", () => { this.#showMap(); say(); }, signal);
     state.on("view", () => { this.#showDetail(); }, signal);
     state.on("part", () => { this.#arrange(this.root.clientWidth); }, signal);
-    state.on("notice", say, signal);
+    state.on("notice", () => { say(); this.#showWaiting(); }, signal);
     state.on("pinned", () => { this.#speak(this.#sentenceNow()); }, signal);
     this.#focus.on(say, signal);
     watchWidth(this.root, (width) => { this.#arrange(width); }, signal);
@@ -278,7 +278,8 @@ class Frame {
     const map = this.#state.get("map");
     if (map.status !== "loading" || this.#signal.aborted || performance.now() - map.since < WAIT - 20) return;
     const name = selectionText(selected(this.#state), this.#part());
-    this.#subtitle.textContent = this.#tiles.live ? `waiting for the kernel: ${name} …` : `reading ${name} …`;
+    const asked = this.#state.get("notice") === null ? `waiting for the kernel: ${name} …` : `${name} is not stored here`;
+    this.#subtitle.textContent = this.#tiles.live ? asked : `reading ${name} …`;
   }
 
   /** Numbers about the whole map: computed when there is time for it. */

@@ -12,19 +12,24 @@ const WAIT = 400; // milliseconds before a wait is mentioned, or a picture is sh
 
 const PATIENCE = 6000; // milliseconds after which a kernel that was never heard may be none
 const SILENT: Notice = { missing: false, words: "No kernel has answered yet. If none is running, run the cell again." };
+const GONE: Notice = { missing: false, words: "The kernel has stopped or was restarted. What is here still works; run the cell again for the rest." };
 
 /** Shows what `model` holds in `el` until `signal` aborts. What cannot be shown is said in words, in its place. */
 export function show(model: Model, el: HTMLElement, signal: AbortSignal): void {
-  const { state, transport: sender, bundle, onBundle } = connect(model, signal);
+  const { state, transport: sender, bundle, onBundle, onGone } = connect(model, signal);
+  const ended = new AbortController(); // of the kernel
+  const gone = ended.signal;
   let heard = false; // saved notebooks take messages, and nobody hears them
   const hear = (): void => {
     heard = true;
     if (state.get("notice") === SILENT) state.set({ notice: null });
   };
-  const doubt = (): void => { if (!heard && !signal.aborted && state.get("notice")?.missing !== true) state.set({ notice: SILENT }); };
+  const doubt = (): void => { if (!heard && !signal.aborted && !gone.aborted && state.get("notice")?.missing !== true) state.set({ notice: SILENT }); };
   const transport = sender && {
     ...sender,
+    gone,
     send: (content: unknown): void => {
+      gone.throwIfAborted();
       sender.send(content);
       if (!heard) setTimeout(doubt, PATIENCE);
     },
@@ -51,7 +56,7 @@ export function show(model: Model, el: HTMLElement, signal: AbortSignal): void {
       const first = shown === null;
       shown?.controller.abort();
       opening = new AbortController();
-      state.set({ hover: null, expanded: [], notice: null, map: { status: "loading", since: performance.now(), previous: null } }, { commit: false });
+      state.set({ hover: null, expanded: [], notice: usual(), map: { status: "loading", since: performance.now(), previous: null } }, { commit: false });
       follow(state, tiles, controller.signal);
       if (first) el.replaceChildren();
       const root = mount({ el, state, tiles, signal: controller.signal });
@@ -66,11 +71,13 @@ export function show(model: Model, el: HTMLElement, signal: AbortSignal): void {
       complain(el, error);
     }
   };
+  const usual = (): Notice | null => (gone.aborted ? GONE : null);
   /** Why `sample` is not on screen. */
   const say = ({ meta: { samples } }: Tiles, sample: number): void => {
     const name = `${samples.noun} ${sample + 1} of ${samples.count}`;
     if (!answers(transport)) {
-      state.set({ notice: { missing: true, words: `${name.charAt(0).toUpperCase()}${name.slice(1)} is not stored in this page. Export with a larger budget= to include it.` } });
+      const [where, how] = gone.aborted ? ["here, and the kernel has stopped or was restarted", "Run the cell again"] : ["in this page", "Export with a larger budget= to include it"];
+      state.set({ notice: { missing: true, words: `${name.charAt(0).toUpperCase()}${name.slice(1)} is not stored ${where}. ${how}.` } });
       return;
     }
     const own = opening.signal;
@@ -87,7 +94,13 @@ export function show(model: Model, el: HTMLElement, signal: AbortSignal): void {
     if (!back) return void start();
     opening.abort();
     opening = new AbortController();
-    state.set({ notice: null });
+    state.set({ notice: usual() });
+  }, signal);
+  onGone(() => {
+    ended.abort();
+    const sample = state.get("sample");
+    if (shown === null || shown.tiles.meta.samples.at === sample) state.set({ notice: GONE });
+    else say(shown.tiles, sample);
   }, signal);
   onBundle(() => {
     hear();
@@ -125,10 +138,10 @@ function exchange(el: HTMLElement, after: HTMLElement): void {
   setTimeout(done, WAIT);
 }
 
-/** Puts the words of an error where the picture would be. */
+/** Puts the words of an error where the picture would be; over the still one that a page may have there. */
 export function complain(el: HTMLElement, error: unknown): void {
   const words = document.createElement("p");
   words.setAttribute("role", "alert");
   words.textContent = `attnwidget: ${wordsOf(error)}`;
-  el.replaceChildren(words);
+  el.replaceChildren(words, ...el.querySelectorAll(":scope > img"));
 }

@@ -1,6 +1,7 @@
-/** Views that are kept under a name, and the code that makes a view again. */
+/** Views that are kept under a name, the code that makes a view again, and its picture. */
 
 import { element } from "./a11y.ts";
+import { figure } from "./figure.ts";
 import type { State, ViewContext } from "./state.ts";
 import { readTraits, told, TRAITS, traitsOf } from "./state.ts";
 import { listen } from "./until.ts";
@@ -8,14 +9,15 @@ import type { BundleMeta } from "./wire.ts";
 
 /** A button with a small panel: the named views, a name for this one, and its code to copy. Returns the panel. */
 export function saved({ el, state, tiles, signal }: ViewContext): HTMLElement {
-  const button = element("button", { type: "button", class: "attn-button", "aria-expanded": "false", "aria-label": "Views and code", title: "Views and code" }, "⋯");
+  const button = element("button", { type: "button", class: "attn-button", "aria-expanded": "false", "aria-label": "Views, code and figures", title: "Views, code and figures" }, "⋯");
   const name = element("input", { type: "text", "aria-label": "Name for this view", placeholder: "name this view", maxlength: 60 });
   const save = element("button", { type: "button", class: "attn-button" }, "Save");
   const list = element("ul", { "aria-label": "Saved views" });
   const copy = element("button", { type: "button", class: "attn-button" }, "Copy code");
   const code = element("textarea", { readonly: "", rows: 3, "aria-label": "Code of this view", spellcheck: "false" });
   const done = element("span", { class: "attn-quiet", role: "status" });
-  const panel = element("div", { class: "attn-menu", role: "group", "aria-label": "Views and code" }, list, element("div", { class: "attn-row" }, name, save), code, element("div", { class: "attn-row" }, copy, done));
+  const panel = element("div", { class: "attn-menu", role: "group", "aria-label": "Views, code and figures" }, list, element("div", { class: "attn-row" }, name, save), code, element("div", { class: "attn-row" }, copy, done));
+  const showFigure = figure({ el: panel, state, tiles, signal });
   panel.hidden = true;
   el.append(button, panel);
 
@@ -27,6 +29,7 @@ export function saved({ el, state, tiles, signal }: ViewContext): HTMLElement {
   };
   const show = (): void => {
     if (panel.hidden !== false) return;
+    showFigure();
     code.value = codeOf(state, tiles.meta);
     const names = Object.keys(state.get("views"));
     list.hidden = names.length === 0;

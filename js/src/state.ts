@@ -437,6 +437,8 @@ export interface Connection {
   /** The `_bundle` trait as the host holds it: bytes, a view, or base64. */
   bundle: () => unknown;
   onBundle: (listener: () => void, signal: AbortSignal) => void;
+  /** When the kernel behind the model stopped or was started anew. */
+  onGone: (listener: () => void, signal: AbortSignal) => void;
 }
 
 // Anything may come from a saved notebook or a page; `undefined` leaves the field as it is.
@@ -551,6 +553,8 @@ export function connect(model: Model, signal: AbortSignal): Connection {
     transport: model.send === undefined || model.on === undefined ? null : transport,
     bundle: () => model.get("_bundle"),
     onBundle: (listener, until) => { listen("change:_bundle", listener, until); },
+    // ipywidgets says so once more after the start: when a kernel restarts or dies, and when Python closes the widget.
+    onGone: (listener, until) => { for (const event of ["comm_live_update", "comm:close"]) listen(event, listener, until); },
   };
 }
 

@@ -4,7 +4,8 @@
  *
  * Keys: "map/<map key>", "row/<map key>/<i>", "column/<map key>/<j>" (map keys: see wire.ts), "thumbs/<part>",
  * "steps/<part>/<layer>/<head>" (what is behind one head, vector by vector), "measures/<part>" (numbers per head), "effects/<part>/<heads>" (what edges do
- * to the objective, to first order) and "verified/<part>/<heads>/<query>/<key>" (what changes without them), "*" for all.
+ * to the objective, to first order), "verified/<part>/<heads>/<query>/<key>" (what changes without them), "*" for all, and
+ * "figure/<format>/<millimetres>/<anything>" (a file that shows what Python has selected; whatever follows keeps two apart).
  */
 
 import type { WeightMap } from "./math.ts";
@@ -38,11 +39,13 @@ export interface Tiles extends TileSource {
   readonly other: Tiles | null;
 }
 
-/** The two things a host must offer for a kernel to be asked. */
+/** What a host must offer for a kernel to be asked. */
 export interface Transport {
   /** May throw where the host has no kernel. */
   send(content: unknown): void;
   onMessage(listener: (content: unknown, buffers: readonly Bytes[]) => void, signal: AbortSignal): void;
+  /** Aborts when the kernel is gone: what was asked is answered no more, and `send` throws from then on. */
+  readonly gone?: AbortSignal;
 }
 
 /** A key that this source has nothing for; another source may. */
@@ -183,13 +186,16 @@ export function kernelSource(transport: Transport, { exact = false, sample = 0, 
       one.reject(reason);
     }
   };
+  const end = (asked: Iterable<Pending>): void => {
+    live = false;
+    fail(asked, new MissingError("This is not stored here and there is no kernel to ask. Run the cell again to see it."));
+  };
   const send = (question: Question, asked: Pending[]): void => {
     try {
       transport.send(question);
       for (const one of asked) one.sent = true;
     } catch {
-      live = false;
-      fail(asked, new MissingError("This head is not stored here and there is no kernel to ask. Run the cell again to see it."));
+      end(asked);
     }
   };
   const flush = (): void => {
@@ -224,6 +230,7 @@ export function kernelSource(transport: Transport, { exact = false, sample = 0, 
   };
 
   transport.onMessage(hear, signal ?? new AbortController().signal);
+  transport.gone?.addEventListener("abort", () => { end(pending.values()); }, signal && { signal });
   signal?.addEventListener(
     "abort",
     () => {
@@ -279,6 +286,8 @@ function questionOf(key: string): Omit<Request, "id" | "exact" | "sample"> | nul
   const [, what, part, layer, head] = /^(?:(steps)\/(.*)\/(\d+)\/(\d+))$/s.exec(key) ?? [];
   if (what !== undefined) return { ...whole, want: "steps", part, layer: Number(layer), head: Number(head) };
   if (key.startsWith("measures/")) return { ...whole, want: "measures", part: key.slice(9) };
+  const [, format, width] = /^figure\/(\w+)\/([\d.]+)\//.exec(key) ?? [];
+  if (format !== undefined) return { ...whole, want: "figure", part: "", format, width: Number(width) };
   const [, effect, of, heads, asking, asked] = /^(effects|verified)\/(.*?)\/([\d*]+\.[^/]+)(?:\/(\d+|\*)\/(\d+|\*))?$/s.exec(key) ?? [];
   const at = (text = "*"): number | null => (text === "*" ? null : Number(text));
   if (effect !== undefined) return { ...whole, want: effect as Want, part: of, heads: heads.split(",").map((pair) => pair.split(".").map(at)), query: at(asking), key: at(asked) };

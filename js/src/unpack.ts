@@ -5,15 +5,17 @@
  * The range decoder and the models are those of the LZMA specification (Igor Pavlov, 2015) with lc 3, lp 0 and pb 2.
  */
 
-/** Thirteen bits in two characters (91² > 2¹³), none of which JSON, HTML or a string would have to escape. */
-export const DIGITS = " !#$%&'()*+,-./0123456789:;=>?@ABCDEFGHIJKLMNOPQRSTUVWXYZ[]^_`abcdefghijklmnopqrstuvwxyz{|}";
+/** How many characters there are: from the space to DEL without " and \\, so that JSON has none of them to escape. */
+export const DIGITS = 94;
 
-/** The bytes that stand in `text`, the lowest bits first; a few zeros may follow them. */
+/** The bytes that stand in `text`: nine in eleven characters (94¹¹ > 2⁷²), the largest digit first; a few zeros may follow them. */
 function bytesIn(text: string): Uint8Array {
-  const bytes = new Uint8Array(Math.ceil((text.length * 13) / 16));
-  for (let at = 0, n = 0, bits = 0, held = 0; at < text.length; at += 2) {
-    bits |= (DIGITS.indexOf(text[at]) + 91 * DIGITS.indexOf(text[at + 1])) << held;
-    for (held += 13; held > 7; held -= 8, bits >>= 8) bytes[n++] = bits;
+  const bytes = new Uint8Array((text.length / 11) * 9);
+  for (let at = 0; at < text.length; at++) {
+    const sign = text.charCodeAt(at);
+    const first = Math.floor(at / 11) * 9;
+    let carry = sign - 32 - Number(sign > 34) - Number(sign > 92);
+    for (let n = first + 8; n >= first; n--, carry >>= 8) bytes[n] = carry += bytes[n] * DIGITS;
   }
   return bytes;
 }

@@ -94,7 +94,7 @@ export async function unpack(bytes: Bytes): Promise<Block> {
 
   const header = readHeader(whole.subarray(PREAMBLE, start));
   const stored = whole.subarray(start);
-  const payload = encoding === 1 ? await inflate(stored, payloadLength) : stored;
+  const payload = encoding === 1 ? await inflated(stored, payloadLength) : stored;
   if (payload.length < payloadLength) {
     throw truncated(`${payload.length} of ${payloadLength} payload bytes are there.`);
   }
@@ -153,25 +153,37 @@ export function asBytes(source: Bytes): Uint8Array {
   return ArrayBuffer.isView(source) ? new Uint8Array(source.buffer, source.byteOffset, source.byteLength) : new Uint8Array(source);
 }
 
-async function inflate(stored: Uint8Array, expected: number): Promise<Uint8Array> {
-  if (typeof DecompressionStream === "undefined") {
-    throw new WireError("This browser cannot unpack the data (it has no DecompressionStream). Any browser from 2023 on can.");
+type Inflate = (stored: Uint8Array, expected: number) => Uint8Array;
+
+/** What unpacks where the browser does not: pages bring it along, notebooks do without. */
+export const own: { inflate: Inflate } = {
+  inflate: () => { throw new WireError("This browser cannot unpack the data (it has no DecompressionStream). Any browser from 2023 on can."); },
+};
+
+const MOST = 2 ** 29; // bytes of one block
+const RATIO = 1032; // bytes that deflate can make of one
+
+async function inflated(stored: Uint8Array, expected: number): Promise<Uint8Array> {
+  if (expected > Math.min(MOST, RATIO * stored.length)) {
+    throw new WireError(`The data are truncated or damaged: ${expected} bytes cannot be packed into ${stored.length}.`);
   }
-  const reader = new Blob([stored.slice()]).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
   const pieces: Uint8Array[] = [];
   let total = 0;
   try {
+    if (typeof DecompressionStream === "undefined") return own.inflate(stored, expected);
+    const reader = new Blob([stored.slice()]).stream().pipeThrough(new DecompressionStream("deflate")).getReader();
     for (;;) {
       const { done, value } = await reader.read();
       if (done) break;
       pieces.push(value);
       total += value.length;
-      if (total > expected) break; // never unpack more than was announced
+      if (total <= expected) continue;
+      reader.cancel().catch(() => undefined); // never unpack more than was announced
+      break;
     }
-  } catch {
-    throw new WireError(`The data are truncated or damaged: the compressed payload stops making sense after ${total} of ${expected} bytes.`);
-  } finally {
-    reader.cancel().catch(() => undefined);
+  } catch (error) {
+    if (error instanceof WireError) throw error;
+    throw new WireError(`The data are truncated or damaged: the compressed payload stops making sense within its ${expected} bytes.`);
   }
   return concatenate(pieces, total);
 }
@@ -362,6 +374,8 @@ export interface BundleMeta {
   sides: readonly [a: string, b: string] | null;
 }
 
+const MOST_HEADS = 4096; // of a layer; no data need stand behind that number, and all of them are drawn
+
 /** The meta of a "bundle" block, checked field by field. */
 export function bundleMeta(block: Block): BundleMeta {
   if (block.kind !== "bundle") throw new WireError(`These data are of the kind “${block.kind}”, not a bundle to show.`);
@@ -382,7 +396,7 @@ export function bundleMeta(block: Block): BundleMeta {
       segments: axis.groups("segments", labels.length),
       words: axis.groups("words", labels.length),
       sentences: axis.groups("sentences", labels.length),
-      grid: Array.isArray(grid) && isCount(grid[0]) && isCount(grid[1]) ? [grid[0], grid[1]] : null,
+      grid: Array.isArray(grid) && isCount(grid[0]) && isCount(grid[1]) && grid[0] * grid[1] <= labels.length ? [grid[0], grid[1]] : null,
       first_patch: axis.lacks("first_patch") ? null : axis.count("first_patch"),
       picture: axis.lacks("picture") ? null : axis.text("picture"),
       before: axis.lacks("before") || axis.texts("before").length !== labels.length ? null : axis.texts("before"),
@@ -401,6 +415,7 @@ export function bundleMeta(block: Block): BundleMeta {
       causal: part.value("causal") === true,
       layers: part.records("layers").map((layer): LayerInfo => {
         const [window, heads] = [layer.value("window"), layer.count("heads")];
+        if (heads > MOST_HEADS) layer.refuse("heads", `at most ${MOST_HEADS}`);
         const absent = heads > 0 ? null : layer.lacks("absent") ? "no attention" : layer.text("absent");
         return { name: layer.text("name"), heads, kv_heads: layer.count("kv_heads"), window: isCount(window) ? window : null, absent };
       }),
@@ -558,7 +573,7 @@ export function selectionOf(key: string): Selection | null {
   };
 }
 
-export type Want = "map" | "row" | "column" | "steps" | "measures" | "effects" | "verified";
+export type Want = "map" | "row" | "column" | "steps" | "measures" | "effects" | "verified" | "figure";
 
 export interface Request extends Omit<Selection, "heads"> {
   id: number;
@@ -568,6 +583,9 @@ export interface Request extends Omit<Selection, "heads"> {
   heads?: readonly (readonly (number | null)[])[];
   query?: number | null;
   key?: number | null;
+  /** Of a figure: "svg", "pdf" or "png", and millimetres. */
+  format?: string;
+  width?: number;
   exact: boolean;
   sample: number;
   /** Of a comparison; "a" where it is left out. */

@@ -9,12 +9,13 @@ import { expect, it } from "vitest";
 const SRC = fileURLToPath(new URL("../src", import.meta.url));
 
 const FLOORS: readonly RegExp[][] = [
-  [/^wire\.ts$/, /^unpack\.ts$/, /^until\.ts$/, /\.css$/],
+  [/^inflate\.ts$/, /^unpack\.ts$/, /^until\.ts$/, /\.css$/],
+  [/^wire\.ts$/],
   [/^math\.ts$/, /^theme\.ts$/, /^layout\.ts$/],
   [/^tiles\.ts$/, /^draw\.ts$/, /^a11y\.ts$/, /^combine\.ts$/, /^head\.ts$/, /^edges\.ts$/, /^paths\.ts$/, /^patches\.ts$/, /^thumbs\.ts$/, /^window\.ts$/, /^gestures\.ts$/, /^heard\.ts$/],
   [/^effects\.ts$/],
   [/^state\.ts$/, /^label\.ts$/, /^stages\.ts$/, /^carried\.ts$/, /^margins\.ts$/, /^plan\.ts$/],
-  [/^focus\.ts$/, /^grid\.ts$/, /^strips\.ts$/, /^switchboard\.ts$/, /^told\.ts$/, /^pictures\.ts$/, /^bars\.ts$/, /^axes\.ts$/, /^ink\.ts$/, /^reading\.ts$/],
+  [/^figure\.ts$/, /^focus\.ts$/, /^grid\.ts$/, /^strips\.ts$/, /^switchboard\.ts$/, /^told\.ts$/, /^pictures\.ts$/, /^bars\.ts$/, /^axes\.ts$/, /^ink\.ts$/, /^reading\.ts$/],
   [/^said\.ts$/, /^mosaic\.ts$/, /^closeups\.ts$/, /^board\.ts$/, /^keys\.ts$/, /^strands\.ts$/],
   [/^sorting\.ts$/, /^tokenlist\.ts$/, /^around\.ts$/],
   [/^headers\.ts$/],
@@ -26,7 +27,7 @@ const FLOORS: readonly RegExp[][] = [
   [/^views\/\w+\.ts$/, /^scrubber\.ts$/, /^saved\.ts$/, /^verify\.ts$/],
   [/^frame\.ts$/],
   [/^host\.ts$/],
-  [/^widget\.ts$/, /^page\.ts$/, /^loader\.ts$/],
+  [/^widget\.ts$/, /^page\.ts$/, /^loader\.ts$/, /^inline\.ts$/],
 ];
 
 const floorOf = (file: string): number => FLOORS.findIndex((floor) => floor.some((pattern) => pattern.test(file)));
@@ -56,4 +57,11 @@ it.each(files)("%s imports from lower floors only", (file) => {
 it("imports are found, with and without names, over several lines", () => {
   expect(importsOf("math.ts")).toEqual(["wire.ts", "wire.ts"]);
   expect(importsOf("host.ts")).toContain("frame.ts");
+});
+
+it("names that the build shortens are said in no string, where they would be other names", () => {
+  const ours = /const OURS = "([^"]+)"/.exec(readFileSync(join(SRC, "../build.mjs"), "utf8"))?.[1].split(" ") ?? [];
+  expect(ours.length).toBeGreaterThan(20);
+  const code = files.map((file) => readFileSync(join(SRC, file), "utf8").replaceAll(/\/\*[^]*?\*\/|\/\/.*/g, "")).join("\n");
+  expect(ours.filter((name) => new RegExp(`(["'\`])${name}\\1`).test(code))).toEqual([]);
 });

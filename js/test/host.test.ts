@@ -31,6 +31,7 @@ class Element {
   previousElementSibling: unknown = null;
   parent: Element | null = null;
   focused = false;
+  still = false; // whether it is a picture that stands there before any other
   readonly heard = new Map<string, () => void>();
 
   append(child: Element): void {
@@ -58,6 +59,11 @@ class Element {
     const name = /"(.*)"/.exec(selector)?.[1];
     const fits = ({ dataset, focused }: Element): boolean => (name === undefined ? focused : dataset["keep"] === name);
     return this.children.find(fits) ?? this.children.map((child) => child.querySelector(selector)).find((found) => found !== null) ?? null;
+  }
+
+  /** Knows ":scope > img". */
+  querySelectorAll(): Element[] {
+    return this.children.filter(({ still }) => still);
   }
 
   focus(): void {
@@ -97,7 +103,11 @@ class Host implements Model {
 
   change(name: string, value: unknown): void {
     this.values[name] = value;
-    this.#listeners.get(`change:${name}`)?.();
+    this.say(`change:${name}`);
+  }
+
+  say(event: string): void {
+    this.#listeners.get(event)?.();
   }
 }
 
@@ -169,6 +179,16 @@ describe("a widget", () => {
     await settled();
     expect(mounted).toEqual([]);
     expect(kept.children.map(({ role, textContent }) => [role, textContent])).toEqual([["alert", expect.stringContaining(words)]]);
+  });
+
+  it("says it over the still picture that a page has there, which stays, and once only", () => {
+    const { el, kept } = place();
+    const still = Object.assign(new Element(), { still: true });
+    kept.append(still);
+    kept.append(new Element()); // other words
+    complain(el, new Error("one"));
+    complain(el, new Error("two"));
+    expect(kept.children.map((child) => (child === still ? "the picture" : child.textContent))).toEqual(["attnwidget: two", "the picture"]);
   });
 
   it("never reads an error as markup", () => {
@@ -270,6 +290,21 @@ describe("another sample", () => {
     vi.useRealTimers();
   });
 
+  it("is not waited for once the kernel is gone, and what is stored is still shown", async () => {
+    const host = Object.assign(new Host(three()), { send: () => undefined });
+    await begin(host);
+    host.say("comm_live_update");
+    expect(notice()).toEqual({ missing: false, words: "The kernel has stopped or was restarted. What is here still works; run the cell again for the rest." });
+    mounted[0].state.set({ sample: 1 });
+    await settled();
+    expect(notice()).toEqual({ missing: true, words: "Text 2 of 3 is not stored here, and the kernel has stopped or was restarted. Run the cell again." });
+    mounted[0].state.set({ sample: 2 });
+    await settled();
+    expect([titles(), notice()]).toEqual([["sample 0", "sample 2"], expect.objectContaining({ missing: false })]);
+    await expect(mounted[1].tiles.get("map/decoder/0/0")).rejects.toThrow("there is no kernel to ask");
+    expect(mounted[1].tiles.live).toBe(false);
+  });
+
   it("is missing where messages cannot be sent, whatever the host offers", async () => {
     const host = Object.assign(new Host(three()), { send: () => { throw new Error("there is no comm"); } });
     await begin(host);
@@ -317,7 +352,8 @@ describe("an exported page", () => {
     vi.stubGlobal("HTMLDivElement", Div);
     vi.stubGlobal("document", {
       readyState: "complete",
-      createElement: () => new Div(),
+      documentElement: new Element(),
+      createElement: () => Object.assign(new Div(), { sheet: {} }),
       querySelectorAll: () => scripts.filter(({ dataset }) => dataset["attnShown"] === undefined),
     });
     await import("../src/page.ts");

@@ -227,6 +227,31 @@ describe("the kernel", () => {
     expect(source.live).toBe(false);
   });
 
+  it("that is gone answers nothing more: what was asked is said to be missing, and so is what is asked later", async () => {
+    const ended = new AbortController();
+    const kernel = Object.assign(new Kernel(), { gone: ended.signal });
+    const source = kernelSource(kernel, { schedule });
+    const asked = source.get("map/decoder/0/0");
+    frame();
+    ended.abort();
+    await expect(asked).rejects.toBeInstanceOf(MissingError);
+    expect(source.live).toBe(false);
+    kernel.broken = true; // as the host's `send` is from then on
+    const later = source.get("map/decoder/0/1");
+    frame();
+    await expect(later).rejects.toThrow("Run the cell again");
+  });
+
+  it("draws figures: of what format, how wide", async () => {
+    const kernel = new Kernel();
+    const source = kernelSource(kernel, { schedule });
+    const asked = source.get('figure/svg/85.5/{"view":"arcs","part":"a/b"}');
+    frame();
+    expect(kernel.requests[0]).toMatchObject({ want: "figure", format: "svg", width: 85.5 });
+    kernel.answer(0, pack("figure", { format: "svg" }, { file: u8([3], [60, 115, 47]) }));
+    expect((await asked).arrays.get("file")?.data).toEqual(Uint8Array.of(60, 115, 47));
+  });
+
   it("knows no thumbnails, and no keys it does not understand", async () => {
     const source = kernelSource(new Kernel(), { schedule });
     for (const key of ["thumbs/decoder", "map/decoder", "row/decoder/0/0", "row/decoder/0/0/x", "tile/decoder/0/0"]) await expect(source.get(key)).rejects.toBeInstanceOf(MissingError);

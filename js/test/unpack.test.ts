@@ -8,11 +8,13 @@ import { gaussian } from "./fixtures.ts";
 
 const HEADER = 13;
 
-/** Slow and obvious: all bits in a row, thirteen at a time. */
+const SIGNS = Array.from({ length: 96 }, (_, n) => String.fromCharCode(32 + n)).filter((sign) => sign !== '"' && sign !== "\\");
+
+/** Nine bytes as one large number, as eleven digits. */
 function packed(bytes: Uint8Array): string {
-  const data = Uint8Array.from(lzma.compress(bytes, 9)).subarray(HEADER);
-  const bits = Array.from([...data, 0, 0], (byte) => byte.toString(2).padStart(8, "0").split("").reverse().join("")).join("");
-  return (bits.match(/.{13}/g) ?? []).map((each) => Number.parseInt(each.split("").reverse().join(""), 2)).map((value) => DIGITS[value % 91] + DIGITS[Math.floor(value / 91)]).join("");
+  const data = Buffer.from(Uint8Array.from(lzma.compress(bytes, 9)).subarray(HEADER));
+  const nines = Array.from({ length: Math.ceil(data.length / 9) }, (_, n) => data.subarray(9 * n, 9 * n + 9).toString("hex").padEnd(18, "0"));
+  return nines.map((nine) => Array.from({ length: 11 }, (_, n) => SIGNS[Number((BigInt(`0x${nine}`) / 94n ** BigInt(10 - n)) % 94n)]).join("")).join("");
 }
 
 const bytes = (n: number, of: (i: number) => number): Uint8Array => Uint8Array.from({ length: n }, (_, i) => of(i));
@@ -23,20 +25,19 @@ describe("what was packed comes back", () => {
   it.each([
     ["nothing", new Uint8Array()],
     ["a byte", Uint8Array.of(7)],
-    ["one byte again and again", bytes(100_000, () => 42)],
+    ["one byte again and again", bytes(20_000, () => 42)],
     ["noise", noise],
-    ["noise said twice, far apart", Uint8Array.from([...noise, ...bytes(70_000, (i) => i % 251), ...noise])],
-    ["periods that change", bytes(30_000, (i) => (i % (3 + (i >> 10))) * 17)],
+    ["noise said twice, far apart", Uint8Array.from([...noise, ...bytes(20_000, (i) => i % 251), ...noise])],
+    ["periods that change", bytes(9_000, (i) => (i % (3 + (i >> 10))) * 17)],
     ["words", new TextEncoder().encode("The cat saw the dog. “Attention” → 0.62 ".repeat(500))],
   ])("%s", (_, data) => {
-    expect(unpack(packed(data), data.length)).toEqual(data);
+    expect(Buffer.compare(unpack(packed(data), data.length), data)).toBe(0);
   });
 });
 
-it("its digits are 91 that nothing has to escape", () => {
-  expect(new Set(DIGITS).size).toBe(91);
-  expect(JSON.stringify(DIGITS)).toBe(`"${DIGITS}"`);
-  expect(DIGITS).not.toMatch(/[<"\\]/);
+it("its digits are all of a byte that JSON does not escape", () => {
+  expect(SIGNS).toHaveLength(DIGITS);
+  expect(JSON.stringify(SIGNS.join(""))).toBe(`"${SIGNS.join("")}"`);
 });
 
 it("characters below the space stand for words, and all others for themselves", () => {

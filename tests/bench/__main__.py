@@ -20,7 +20,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
@@ -39,6 +39,8 @@ LONGEST = 256  # tokens that BertViz is tried with
 HOVERS = 80
 FROM_END = "end of cell to first paint"
 VIEWS = ("model_view", "head_view") if importlib.util.find_spec("bertviz") else ()
+CIRCUITS = ("circuitsvis",) if importlib.util.find_spec("circuitsvis") else ()
+NAMES = {"model_view": "BertViz model_view", "head_view": "BertViz head_view", "circuitsvis": "CircuitsVis"}
 
 
 def lengths(quick: bool) -> tuple[int, ...]:
@@ -53,15 +55,23 @@ def capture_rows(quick: bool) -> Iterator[Row]:
 
 
 def bytes_rows(quick: bool) -> Iterator[Row]:
-    for name in ("widget.js", "page.js"):
+    for name, most in (("widget.js", 100e3), ("page.packed.js", 104e3)):
         size = (capture.ROOT / "attnwidget" / "static" / name).stat().st_size
-        yield Row(f"script, {name}", None, size, "bytes", at_most=100e3)
+        yield Row(f"script, {name}", None, size, "bytes", at_most=most)
     for n in lengths(quick):
-        yield Row("first message to the browser", n, first_message(n), "bytes", at_most=1e6)
+        widget = shown(n)
+        yield Row("first message to the browser", n, first_message(widget), "bytes", at_most=1e6)
+        kept = widget.size()
+        yield Row("output in a notebook: page, picture, words", n, kept["page"] + kept["picture"], "bytes", at_most=4e5)
     for n in lengths(quick):
+        yield from beside(
+            "page", n, "bytes", lambda tool, n: pages.page_of(tool, n).stat().st_size, (*VIEWS, *CIRCUITS)
+        )
+    yield Row(
+        "page opened to first paint", 512, pages.opened("attnwidget", 512, 1 if quick else 3, LIMIT), "s", at_most=2
+    )
+    for n in lengths(quick):  # with the state of the widget and with the output
         yield from beside("saved notebook", n, "bytes", lambda tool, n: notebooks(quick)[tool, n][-1].saved)
-    for n in lengths(quick):
-        yield from beside("page", n, "bytes", lambda tool, n: pages.page_of(tool, n).stat().st_size)
 
 
 def paint_rows(quick: bool) -> Iterator[Row]:
@@ -105,10 +115,12 @@ SECTIONS = {
 }
 
 
-def beside(what: str, n: int, unit: str, measure: Callable[[str, int], float | None]) -> Iterator[Row]:
-    """Ours beside each of BertViz's views; to be better than the one that shows all heads, as ours does."""
+def beside(
+    what: str, n: int, unit: str, measure: Callable[[str, int], float | None], others: Sequence[str] = VIEWS
+) -> Iterator[Row]:
+    """Ours beside each of the others; to be better than the one of BertViz that shows all heads, as ours does."""
     ours = measure("attnwidget", n)
-    views = VIEWS if n <= LONGEST else ()
+    views = others if n <= LONGEST else ()
     if not views:
         yield Row(what, n, ours, unit)
     for view in views:
@@ -117,7 +129,7 @@ def beside(what: str, n: int, unit: str, measure: Callable[[str, int], float | N
             limit = 1.0
         elif view == "model_view" and unit == "bytes" and n == 128:
             limit = 1 / 20
-        yield Row(what, n, ours, unit, f"BertViz {view}", measure(view, n), ratio_at_most=limit)
+        yield Row(what, n, ours, unit, NAMES[view], measure(view, n), ratio_at_most=limit)
 
 
 @cache
@@ -133,13 +145,17 @@ def notebooks(quick: bool) -> dict[tuple[str, int], list[Shown]]:
     return runs
 
 
-def first_message(n: int) -> int:
+def shown(n: int) -> Any:
+    """A widget of n random tokens through a random GPT-2."""
+    from attnwidget.widget import AttentionWidget
+
+    return AttentionWidget(capture.WAYS["capture"](capture.random_gpt2(), capture.random_ids(n)))
+
+
+def first_message(widget: Any) -> int:
     """Bytes of state and buffers with which a widget opens its line to the browser."""
     from ipywidgets.widgets.widget import _remove_buffers
 
-    from attnwidget.widget import AttentionWidget
-
-    widget = AttentionWidget(capture.WAYS["capture"](capture.random_gpt2(), capture.random_ids(n)))
     state, _, buffers = _remove_buffers(widget.get_state())
     return len(json.dumps(state)) + sum(map(len, buffers))
 

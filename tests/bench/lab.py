@@ -106,6 +106,7 @@ def jupyterlab() -> Iterator[tuple[str, Path]]:
         (served := base / "notebooks").mkdir()
         folders = {f"JUPYTERLAB_{name}_DIR": str(base / name.lower()) for name in ("SETTINGS", "WORKSPACES")}
         folders |= {f"JUPYTER_{name}_DIR": str(base / name.lower()) for name in ("CONFIG", "RUNTIME")}
+        found = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))  # the others may be there
         server = subprocess.Popen(
             [
                 sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
@@ -113,7 +114,7 @@ def jupyterlab() -> Iterator[tuple[str, Path]]:
                 "--ServerApp.disable_check_xsrf=True", "--LabApp.expose_app_in_browser=True",
                 f"--ServerApp.root_dir={served}",
             ],
-            env=os.environ | folders | {"IPYTHONDIR": str(base / "ipython"), "PYTHONPATH": str(ROOT)},
+            env=os.environ | folders | {"IPYTHONDIR": str(base / "ipython"), "PYTHONPATH": found},
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:

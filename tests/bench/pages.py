@@ -17,6 +17,8 @@ from statistics import median
 from tempfile import mkdtemp
 from typing import Any
 
+import torch
+
 from .browser import FIRST_PAINT, READY, Page, chromium, hover
 from .capture import ROOT, WAYS, random_gpt2, random_ids
 from .table import Row
@@ -34,11 +36,16 @@ def write(tool: str, n: int, path: Path, **traits: Any) -> None:
 
         to_html(WAYS["capture"](random_gpt2(), ids), path, **traits)
         return
+    maps, tokens = WAYS["eager"](random_gpt2("eager"), ids).attentions, [str(i) for i in ids[0].tolist()]
+    if tool == "circuitsvis":
+        from circuitsvis.attention import attention_heads
+
+        every = attention_heads(attention=torch.cat([layer[0] for layer in maps]), tokens=tokens)
+        path.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body>{every.local_src}', "utf-8")
+        return
     import bertviz
 
-    maps = WAYS["eager"](random_gpt2("eager"), ids).attentions
-    view = getattr(bertviz, tool)
-    path.write_text(view(maps, [str(i) for i in ids[0].tolist()], html_action="return").data)
+    path.write_text(getattr(bertviz, tool)(maps, tokens, html_action="return").data)
 
 
 @cache

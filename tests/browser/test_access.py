@@ -13,8 +13,8 @@ from playwright.sync_api import Locator, Page, expect
 
 from attnwidget import Attention, capture, tiny, to_html
 from gallery import subjects
+from screen import READY
 
-READY = ".attnwidget[data-attn-ready=true]"
 TEXT = "The cat saw the dog. The dog saw the cat and ran away."
 VIEWS = ("arcs", "heatmap", "graph", "text", "image", "steps", "table")
 LOOKS = {
@@ -87,7 +87,7 @@ def test_axe_finds_nothing(page: Page, opened: Callable[..., Locator], axe: str,
             found += [f"{name}, focused: {one}" for one in violations(page, axe)]
             token.nth(2).click()
             page.mouse.move(1, 1)
-    widget.get_by_role("button", name="Views and code").click()
+    widget.get_by_role("button", name="Views, code and figures").click()
     found += [f"menu: {one}" for one in violations(page, axe)]
     assert not found, "\n".join(sorted(set(found)))
 

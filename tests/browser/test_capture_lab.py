@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, expect
 
-READY = ".attnwidget[data-attn-ready=true]"
+from screen import READY
+
 # Real models of transformers with random weights, small enough for a cell.
 MODELS = """
 import json, torch, transformers as t

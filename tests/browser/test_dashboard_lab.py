@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, expect
-from test_lab import READY, carrying, shown
+from test_lab import carrying, shown
 
-from conftest import fresh_page, open_notebook
+from screen import READY, fresh_page
+from servers import Server, open_notebook
 
 CELL = """
 import json, torch
@@ -28,7 +29,7 @@ BUSY = 20_000  # milliseconds: several of these tests may share two cores
 
 
 @pytest.fixture(scope="module")
-def book(chromium: Browser, lab: tuple[str, Path]) -> Iterator[Any]:
+def book(chromium: Browser, lab: Server) -> Iterator[Any]:
     with fresh_page(chromium) as page:
         page.set_viewport_size({"width": 1400, "height": 2300})
         book = open_notebook(page, lab, [CELL])

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, expect
 
+from screen import READY
+
 FIRST_LOOK = Path(__file__).parents[2] / "notebooks" / "01_first_look.ipynb"
-READY = ".attnwidget[data-attn-ready=true]"
 
 
 @pytest.fixture

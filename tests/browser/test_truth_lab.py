@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 from test_access import CONTRAST, FAINT, LOOKS, violations
-from test_lab import READY
 from test_views_lab import cell_of
 
 from attnwidget import tiny, to_html, trace
-from conftest import fresh_page, open_notebook
+from screen import READY, fresh_page
+from servers import Server, open_notebook
 
 TEXT = "The dog did not cross the street because it was too tired."
 CELL = f"""
@@ -29,7 +29,7 @@ LAST = 3  # the last layer
 
 
 @pytest.fixture(scope="module")
-def book(chromium: Browser, lab: tuple[str, Path]) -> Iterator[Any]:
+def book(chromium: Browser, lab: Server) -> Iterator[Any]:
     with fresh_page(chromium) as page:
         book = open_notebook(page, lab, [CELL])
         book.run_all()

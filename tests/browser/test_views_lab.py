@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Locator, expect
-from test_lab import READY, carrying, shown
+from test_lab import carrying, shown
 
-from conftest import fresh_page, open_notebook
+from screen import READY, fresh_page
+from servers import Server, open_notebook
 
 MODELS = """
 import json, torch
@@ -48,7 +49,7 @@ c
 
 
 @pytest.fixture(scope="module")
-def book(chromium: Browser, lab: tuple[str, Path]) -> Iterator[Any]:
+def book(chromium: Browser, lab: Server) -> Iterator[Any]:
     """One notebook for all of them: three widgets, one kernel."""
     with fresh_page(chromium) as page:
         book = open_notebook(page, lab, [MODELS, IMAGE, COMPARED])
@@ -434,7 +435,7 @@ def test_heads_are_sorted_and_dimmed_by_a_measure(book: Any) -> None:
 
 def test_a_view_with_a_name_comes_back(book: Any) -> None:
     w = widget(book, view="arcs", layer=1, head=0)
-    w.get_by_role("button", name="Views and code").click()
+    w.get_by_role("button", name="Views, code and figures").click()
     w.get_by_role("textbox", name="Name for this view").click()
     book.page.keyboard.type("induction")  # JupyterLab has shortcuts of its own for letters
     book.page.keyboard.press("Enter")
@@ -443,9 +444,9 @@ def test_a_view_with_a_name_comes_back(book: Any) -> None:
     assert saved["induction"]["layer"] == 1
     assert saved["induction"]["head"] == 0
     code = w.get_by_role("textbox", name="Code of this view").input_value()
-    w.get_by_role("button", name="Views and code").click()
+    w.get_by_role("button", name="Views, code and figures").click()
     widget(book, view="heatmap", layer=2, head=3)
-    w.get_by_role("button", name="Views and code").click()
+    w.get_by_role("button", name="Views, code and figures").click()
     w.locator("[data-view='induction']").click()
     expect(w).to_have_attribute("data-selection", "decoder/1/0")
     book.page.wait_for_timeout(400)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from . import camera
+from . import camera, figures
 from .camera import LOOKS, file_of
 from .scenes import SCENES, Scene
 
@@ -43,7 +43,7 @@ def contents() -> str:
         "Every view, light and dark, 1100 and 480 pixels wide, as `python -m tests.gallery` draws it; the tests draw",
         "them again and compare. Pictures are made smaller, and cut where they are long.",
         "",
-        " · ".join(f"[{scene.title}](#{scene.name})" for scene in SCENES),
+        " · ".join([*(f"[{scene.title}](#{scene.name})" for scene in SCENES), "[Figures for papers](#figures)"]),
     ]
     for scene in SCENES:
         lines += ["", f'<a name="{scene.name}"></a>', "", f"## {scene.title}", "", scene.caption]
@@ -59,7 +59,7 @@ def contents() -> str:
                 for look in looks
             )
             lines += [f"| {' | '.join(cells)} |"]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + figures.contents()
 
 
 def local() -> str:

@@ -27,7 +27,7 @@ class Scene:
     lengths: tuple[int, ...]
     traits: Mapping[str, Any] = field(default_factory=dict)
     act: Callable[[Page, int], None] | None = None  # what a reader does before the picture is taken
-    budget: int = 1_800_000  # bytes of numbers in the page
+    budget: int = 1_800_000  # bytes of the page
 
 
 def text(n: int) -> Attention:

@@ -33,7 +33,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from attnwidget import Attention, compare, steps, wire
+from attnwidget import Attention, compare, steps, thumbnails, wire
 from attnwidget.layers import Layer, Part
 from attnwidget.masks import Bias, Mask
 from attnwidget.output import Output
@@ -223,7 +223,7 @@ def bundle_cases(rng: np.random.Generator) -> Iterator[tuple[str, bytes, Any]]:
         return {f"{name}/{row}": [said(cell) for cell in found[row]] for row in (0, 1, 24, 47)}
 
     every = list(heads.values())
-    _, block = wire.thumbs(attention, attention.part())
+    _, block = thumbnails.thumbs(attention, attention.part())
     expected = {
         "heads": thumb("1/2", heads[1, 2]),
         "mean": thumb("0", over(every[:3], mean)) | thumb("3", over([heads[0, 1], heads[1, 1]], mean)),
