@@ -63,8 +63,9 @@ def opened(path: Path) -> tuple[Mapping[str, str], dict[str, tuple[str, NDArray[
             for name, entry in ordered:
                 kind, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
                 whole = all(type(n) is int and n > 0 for n in shape) and len(shape) <= 8
-                length = math.prod(shape) * np.dtype(DTYPES[kind]).itemsize if whole else -1
-                if start != reached or stop - start != length or stop > size:
+                whole = whole and type(start) is type(stop) is int
+                length = math.prod(shape) * np.dtype(DTYPES[kind]).itemsize if whole else 0
+                if not whole or start != reached or stop - start != length or stop > size:
                     raise StoredError(
                         f"{path.name} is damaged or cut short: the array {name!r} is said to be {kind} {shape} at "
                         f"bytes {start} to {stop} of {size}."

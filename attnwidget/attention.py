@@ -5,7 +5,7 @@ Axes are always in the order ``layer, head, query, key``. A query attends *to* a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from . import recipe, saving
 from .layers import Layer, Part
 from .maps import Map
 from .masks import Bias, Mask, on_host
-from .shown import Reduce, Run
+from .shown import Run
 from .tokens import Tokens
 
 
@@ -35,6 +35,8 @@ class Attention(Run[Part, Map]):
 
     Where a model has several parts, name one: ``attention["cross", 1, 3]``. ``attention.parts`` lists them.
     """
+
+    _map = Map
 
     # ── making one from what people have ──
 
@@ -154,20 +156,6 @@ class Attention(Run[Part, Map]):
             FileNotFoundError: there is no such folder. IsADirectoryError: the path is one.
         """
         return saving.save(self, path, values=values, projections=projections)
-
-    # ── asking ──
-
-    def map(
-        self,
-        layer: int | None = None,
-        head: int | None = None,
-        *,
-        part: str | None = None,
-        reduce: Reduce = "mean",
-        heads: Sequence[tuple[int, int]] | None = None,
-    ) -> Map:
-        """See :meth:`~attnwidget.shown.Run.map`."""
-        return Map(self, self.part(part), layer, head, reduce, heads)
 
 
 # ── reading what the caller brought ──────────────────────────────────────────────────────────────────────────────────

@@ -11,16 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from . import __version__, wire
+from . import __version__, recipe, wire
 from .provenance import KIND, of, text
-from .selection import NAMES, Selection, first_of, stepped_of
+from .selection import Selection, first_of, selected, stepped_of
 from .shown import versions
 
 _STATIC = Path(__file__).parent / "static"
 _PACKED = _STATIC / "page.packed.js"  # unpacks itself into a script element
 _PLAIN = _STATIC / "page.js"
+
+_BUDGET = 1_800_000  # bytes of a page
 
 # The page may run its own script and nothing else: it cannot reach the network even if it wanted to.
 _PAGE = """<!DOCTYPE html>
@@ -61,7 +63,7 @@ def to_html(
     shown: Any,
     path: str | Path,
     *,
-    budget: int = 1_800_000,
+    budget: int = _BUDGET,
     title: str | None = None,
     measures: Mapping[str, Any] | None = None,
     **traits: Any,
@@ -101,7 +103,10 @@ def to_html(
     if not each:
         raise ValueError("The list is empty: give at least one attention or widget to show.")
     selections = [selected(one, measures, traits) for one in each]
-    target.write_text(page(selections, budget, title, call=f"to_html(attention, {target.name!r})"), "utf-8", newline="")
+    more: dict[str, Any] = {} if budget == _BUDGET else {"budget": budget}
+    more |= {} if title is None else {"title": title}
+    call = recipe.call("to_html", {"attention": recipe.Name("attention"), "path": target.name}, **more)
+    target.write_text(page(selections, budget, title, call=call), "utf-8", newline="")
     return target
 
 
@@ -156,15 +161,6 @@ def embed_script(path: str | Path) -> Path:
     return target
 
 
-def selected(shown: Any, measures: Mapping[str, Any] | None, traits: Mapping[str, Any]) -> Selection:
-    """What a page opens with: of a widget what is selected, with ``traits`` on top."""
-    if not isinstance(shown, Selection):
-        return Selection(shown, measures=measures, **traits)
-    state = {name: getattr(shown, name) for name in NAMES}
-    own = shown.measures if measures is None else measures
-    return Selection(shown.trace or shown.attention, measures=own, **{**state, **traits})
-
-
 def page(
     selections: Sequence[Selection],
     budget: int,
@@ -187,10 +183,10 @@ def page(
     """
     first = selections[0]
     attention = first.attention
-    named = _sound(title or (f"Attention of {attention.model}" if attention.model else "Attention"))
+    named = sound(title or (f"Attention of {attention.model}" if attention.model else "Attention"))
     code = _code()
     models = ", ".join(dict.fromkeys(one.attention.model for one in selections if one.attention.model)) or "Attention"
-    made_with = _sound(f"{models}. Made with {', '.join(f'{name} {one}' for name, one in versions().items())}.")
+    made_with = sound(f"{models}. Made with {', '.join(f'{name} {one}' for name, one in versions().items())}.")
 
     def whole(pieces: str) -> str:
         made = _PAGE.format(
@@ -234,15 +230,16 @@ class Still:
     def of(cls, selection: Selection, most: int = 60_000) -> Still:
         """Drawn as on paper; no picture where it would be more than ``most`` bytes.
 
-        What is no figure, such as a table, is drawn as a heat map. Where drawing fails there is no picture, either:
-        that is no reason to have no page.
+        What is no figure is drawn as a heat map; where the numbers of a map would be long in coming, every head in
+        small is drawn. Where drawing fails there is no picture, either: that is no reason to have no page.
         """
+        of: Literal["view", "matrix"] = "view" if _work(selection) <= _MOST_WORK else "matrix"
         for view in dict.fromkeys((selection.view, "heatmap")):
             drawn = selection if view == selection.view else selected(selection, None, {"view": view})
             for dpi in (110, 72):
                 with contextlib.suppress(Exception):
-                    if len(png := _drawn(drawn, dpi)) <= most:
-                        return cls(png, described(drawn))
+                    if len(png := _drawn(drawn, dpi, of)) <= most:
+                        return cls(png, described(drawn, of))
         return cls(b"", described(selection))
 
     @property
@@ -253,17 +250,25 @@ class Still:
         return f'<img alt="{escape(self.words)}" src="data:image/png;base64,{_base64(self.png)}">'
 
 
-def _drawn(selection: Selection, dpi: int) -> bytes:
+def _work(selection: Selection) -> int:
+    """Weights behind the picture of a selection."""
+    part, layered = selection.attention.part(selection.part), selection.view == "graph"
+    layers = len(part.layers) if layered or selection.layer is None else 1
+    maps = layers * (part.heads if selection.head is None else 1)
+    return (len(selection.heads) if selection.heads and not layered else maps) * len(part.queries) * len(part.keys)
+
+
+def _drawn(selection: Selection, dpi: int, of: Literal["view", "matrix"]) -> bytes:
     from PIL import Image
 
     from . import figures
 
-    drawn, made = io.BytesIO(figures.draw(selection, "png", width=170, dpi=dpi)), io.BytesIO()
+    drawn, made = io.BytesIO(figures.draw(selection, "png", width=170, dpi=dpi, of=of)), io.BytesIO()
     Image.open(drawn).save(made, "PNG", optimize=True)  # without the words that a figure carries: the page has them
     return made.getvalue()
 
 
-def described(selection: Selection) -> str:
+def described(selection: Selection, of: Literal["view", "matrix"] = "view") -> str:
     """What a picture shows, in a sentence, for those who do not see it."""
     shown, drawn = selection.attention.select(selection.sample), _VIEWS[selection.view]
     heads = ", ".join(f"{layer}.{head}" for layer, head in selection.heads[:6])
@@ -274,7 +279,9 @@ def described(selection: Selection) -> str:
     part = shown.part(selection.part)
     size = f"{len(part.queries)} × {len(part.keys)} tokens"
     model = f" of {shown.model}" if shown.model else ""
-    return _sound(f"Attention{model}, {part.name}, {which}: {size}, as {drawn}.")
+    if of == "matrix":
+        return sound(f"Attention{model}, {part.name}, every head in small: {size}.")
+    return sound(f"Attention{model}, {part.name}, {which}: {size}, as {drawn}.")
 
 
 _VIEWS = {
@@ -282,6 +289,7 @@ _VIEWS = {
     "image": "an image", "table": "a table",
 }  # fmt: skip
 
+_MOST_WORK = 1 << 27  # weights behind a picture that is drawn unasked: 1 s of one core
 _ROUNDS = 6  # in which a bundle that came out too large is made smaller
 _LEAST = 256  # bytes of numbers, below which nothing gets smaller
 
@@ -317,7 +325,7 @@ def _fitted(
             break
         else:
             room = max(_LEAST, room - over - 64) if rest > 1 else _LEAST
-    raise BudgetError(budget, _size(made))
+    raise BudgetError(budget, _size(made) + 16)  # a call in it names the budget, which will have more digits
 
 
 def _piece(at: int, selection: Selection, record: str, picture: str, numbers: bytes) -> str:
@@ -364,7 +372,7 @@ def _size(words: str) -> int:
     return len(words.encode("utf-8"))
 
 
-def _sound(words: str) -> str:
+def sound(words: str) -> str:
     """Without halves of characters, which no file can hold."""
     return words.encode("utf-8", "replace").decode("utf-8")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from .shown import Shown, is_difference
 
@@ -14,10 +14,14 @@ _held: WeakKeyDictionary[Any, dict[Hashable, Any]] = WeakKeyDictionary()
 
 def of(attention: Shown, part: str) -> dict[Hashable, Any]:
     """What is held of a part of the sample in view, to look into and to put into."""
-    # Selecting a sample makes another attention of the same layers; a comparison is its own owner.
-    compared = is_difference(attention)
-    owner = attention if compared else next(layer for layer in attention.part(part).layers if layer.heads)
-    found: dict[Hashable, Any] = _held.setdefault(owner, {}).setdefault((part, attention.sample), {})
+    whole: Any = attention
+    owner, key = whole, (part,)  # of a comparison
+    if not is_difference(attention):
+        # Another sample is another attention of the same layers; others may share some layers, and not the rest.
+        one = whole.part(part)
+        owner = next(layer for layer in one.layers if layer.heads)
+        key = (part, whole.sample_in(one), one.queries, one.keys, *map(ref, one.layers))
+    found: dict[Hashable, Any] = _held.setdefault(owner, {}).setdefault(key, {})
     return found
 
 

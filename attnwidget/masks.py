@@ -60,19 +60,19 @@ class Mask:
     def full(cls, queries: int, keys: int) -> Mask:
         """Every query sees every key."""
         return cls(
-            torch.zeros(1, queries, dtype=torch.int32),
-            torch.full((1, queries), keys, dtype=torch.int32),
-            torch.ones(1, keys, dtype=torch.bool),
+            torch.zeros(1, queries, dtype=torch.int32, device="cpu"),
+            torch.full((1, queries), keys, dtype=torch.int32, device="cpu"),
+            torch.ones(1, keys, dtype=torch.bool, device="cpu"),
         )
 
     @classmethod
     @lru_cache(maxsize=32)  # layers share their mask, and what is known of it
     def causal(cls, queries: int, keys: int, window: int | None = None, offset: int = 0) -> Mask:
         """Query i sees key j ≤ i + offset, and with a window only the last ``window`` of them."""
-        last = torch.arange(queries, dtype=torch.int32) + offset + 1
+        last = torch.arange(queries, dtype=torch.int32, device="cpu") + offset + 1
         start = torch.zeros_like(last) if window is None else (last - window).clamp_min(0)
         stop = last.clamp(0, keys)
-        return cls(start[None], stop[None], torch.ones(1, keys, dtype=torch.bool))
+        return cls(start[None], stop[None], torch.ones(1, keys, dtype=torch.bool, device="cpu"))
 
     @classmethod
     def of(cls, allowed: Tensor) -> Mask:
@@ -177,7 +177,7 @@ class Mask:
             return False
         if self.dense is not None:
             return not bool(self.dense.triu(1).any())
-        return bool((self.stop <= torch.arange(1, queries + 1)).all())
+        return bool((self.stop <= torch.arange(1, queries + 1, device="cpu")).all())
 
     @cached_property
     def window(self) -> int | None:

@@ -68,7 +68,7 @@ class Options(t.HasTraits):
 def _from_environment() -> Options:
     """What cannot be read is said, and left as it is usually."""
     made = Options()
-    for name, read in (("live", _truth), ("saved", str), ("budget", int)):
+    for name, read in (("live", _truth), ("saved", str), ("budget", _count)):
         told = os.environ.get(f"ATTNWIDGET_{name.upper()}")
         try:
             if told:
@@ -85,6 +85,12 @@ def _truth(told: str) -> bool:
     return known[told.lower()]
 
 
+def _count(told: str) -> int:
+    if not told.strip().isdecimal():
+        raise ValueError("it must be a number of bytes, 0 or more.")
+    return int(told)
+
+
 options = _from_environment()
 
 
@@ -98,7 +104,7 @@ def mimebundle(selection: Selection, live: Mapping[str, Any]) -> tuple[dict[str,
     try:
         kept, about = _kept(selection)
     except Exception as problem:
-        data["text/plain"] = repr(selection)
+        data["text/plain"] = export.sound(repr(selection))
         warnings.warn(f"The notebook keeps no picture of this widget: {problem}", stacklevel=2)
         return data, {}
     return {**data, **kept}, about
@@ -109,12 +115,16 @@ def _kept(selection: Selection) -> tuple[dict[str, Any], dict[str, Any]]:
     data: dict[str, Any] = {"text/plain": export.described(selection)}
     if options.saved == "nothing":
         return data, {}
-    about = {"attnwidget": of(selection, "AttentionWidget(attention)")}
+    # What goes to a notebook is packed as UTF-8, which has no halves of characters.
+    told = json.dumps(of(selection, "AttentionWidget(attention)"), ensure_ascii=False)
+    about = {"attnwidget": json.loads(export.sound(told))}
+    if bytes_of(about) > options.budget // 2:  # of a long text: rather a picture of it
+        about = {}
     left = options.budget - bytes_of(data) - bytes_of(about)
     if left < 0:
         return data, {}
     # A picture may be there twice, each time a third longer: with that much a third of the budget is the most.
-    found, problem = _pictured(selection, export.Still.of(selection, most=options.budget // 8), left)
+    found, problem = _pictured(selection, export.Still.of(selection, most=min(options.budget // 8, left // 3)), left)
     if problem is not None:
         needs = (problem.least + options.budget - left) * 3 // 2
         words = f"For a page that is alive here, set attnwidget.options.budget to {needs:_}; it is {options.budget:_}."
@@ -180,13 +190,13 @@ def _tall(selection: Selection) -> int:
 
 def size(widget: Any) -> dict[str, int]:
     """Bytes in a notebook: see :meth:`AttentionWidget.size`."""
-    state = widget.get_state()
+    state = {} if widget.comm is None else widget.get_state()
     buffers = {name: one for name, one in state.items() if isinstance(one, (bytes, memoryview))}
     plain = {name: one for name, one in state.items() if name not in buffers}
     whole, _ = mimebundle(widget, {})
     page = whole.pop("text/html", "")
     return {
-        "state": bytes_of(plain) + sum(4 * -(-len(one) // 3) for one in buffers.values()),
+        "state": (bytes_of(plain) if plain else 0) + sum(4 * -(-len(one) // 3) for one in buffers.values()),
         "page": bytes_of(page) if page else 0,
         "picture": bytes_of(whole),
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import struct
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from html import unescape
@@ -141,7 +140,8 @@ class Provenance:
         state: what was selected, as :meth:`AttentionWidget.restore` takes it.
         method: how the numbers came about, in words. notes: what else has to be known.
         check: {"ok", "text"} of the comparison with what the model itself computed; None where there was none.
-        code: the Python that makes the picture again, of a ``model`` and a ``tokenizer`` that are there.
+        code: the Python that makes the picture again, of a ``model`` and a ``tokenizer`` that are there. Nothing runs
+            it. Whoever made the file wrote it: read it before you do.
         call: its last line.
     """
 
@@ -178,7 +178,7 @@ def provenance(path: str | Path, which: int | None = None) -> Provenance:
         raise ValueError(f"{source.name} is none of {', '.join(readers)}, in which there could be something to read.")
     try:
         found = [one for one in readers[source.suffix.lower()](source) if isinstance(one, dict)]
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error, zlib.error) as problem:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as problem:
         raise ValueError(f"{source.name} cannot be read as {source.suffix}: {problem}") from None
     if not found:
         raise ValueError(f"{source.name} does not say where it came from: attnwidget did not write it.")
@@ -262,15 +262,8 @@ def _of_png(path: Path) -> Iterator[Any]:
         size, kind = struct.unpack(">I4s", content[at : at + 8])
         data, at = content[at + 8 : at + 8 + size], at + 12 + size
         name, _, value = data.partition(b"\0")
-        if name != _NAME.encode():
-            continue
-        if kind == b"tEXt":
+        if kind == b"tEXt" and name == _NAME.encode():
             yield json.loads(value)
-        elif kind == b"zTXt":
-            yield json.loads(zlib.decompress(value[1:]))
-        elif kind == b"iTXt":
-            packed, inside = value[0], value[2:].split(b"\0", 2)[2]
-            yield json.loads(zlib.decompress(inside) if packed else inside)
 
 
 def _of_tensors(path: Path) -> Iterator[Any]:

@@ -48,15 +48,17 @@ def written(value: Any) -> str | None:
     """
     if isinstance(value, Name):
         return str(value)
-    if value is None or isinstance(value, (bool, str)):
+    if value is None or isinstance(value, bool):
         return repr(value)
+    if isinstance(value, str):
+        return str.__repr__(value)  # of numpy's, too
     if isinstance(value, float):
         return repr(float(value)) if math.isfinite(value) else None
     if isinstance(value, Mapping):
         items = [(written(key), written(one)) for key, one in value.items()]
         return None if any(None in pair for pair in items) else f"{{{', '.join(f'{k}: {v}' for k, v in items)}}}"
     if isinstance(value, (tuple, list, Set, range)):
-        ones = [written(one) for one in (sorted(value) if isinstance(value, Set) else value)]
+        ones = [written(one) for one in (sorted(value, key=repr) if isinstance(value, Set) else value)]
         if None in ones:
             return None
         inside = ", ".join(map(str, ones))
@@ -64,8 +66,8 @@ def written(value: Any) -> str | None:
     if hasattr(value, "shape") and hasattr(value, "tolist"):
         is_number = value.shape == () and not str(value.dtype).startswith("torch.")  # of numpy
         return written(value.tolist()) if is_number else _tensor(value)
-    if str(value).startswith("torch.") and type(value).__name__ in ("dtype", "device"):
-        return str(value)
+    if type(value).__name__ == "dtype":
+        return str(value) if str(value).startswith("torch.") else None
     try:
         return repr(operator.index(value))
     except TypeError:
@@ -87,7 +89,7 @@ def _described(value: Any) -> str:
     if shape is not None:
         return f"{type(value).__name__} {str(value.dtype).removeprefix('torch.')} {list(shape)}"
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_described(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {_described(one)}" for key, one in value.items()) + "}"
     if isinstance(value, (tuple, list)) and len(value) <= 8:
         return "(" + ", ".join(_described(one) for one in value) + ")"
     name = type(value).__name__

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .archive import MOST_HEADER, NAME
 from .layers import Layer, Part
-from .masks import Mask
+from .masks import Mask, on_host
 from .rotary import UNEXPLAINED, Rotary
 from .shown import versions
 from .stored import VERSION
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _NOT_SAVED = "The output projection is the model's own weight, and this file was saved without projections=True."
 
 
+@on_host
 def save(attention: Attention, path: str | Path, *, values: bool = True, projections: bool = False) -> Path:
     """See :meth:`attnwidget.Attention.save`."""
     target = Path(path)

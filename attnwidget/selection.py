@@ -311,6 +311,15 @@ def _sortable(attention: Shown, part: str, measures: Measures) -> set[str]:
     return {*STATISTICS, *change, *measures.get(part, {})}
 
 
+def selected(shown: Any, measures: Mapping[str, Any] | None, traits: Mapping[str, Any]) -> Selection:
+    """What is exported: of a widget what is selected, with ``traits`` on top."""
+    if not isinstance(shown, Selection):
+        return Selection(shown, measures=measures, **traits)
+    state = {name: getattr(shown, name) for name in NAMES}
+    own = shown.measures if measures is None else measures
+    return Selection(shown.trace or shown.attention, measures=own, **{**state, **traits})
+
+
 def existing(attention: Shown, state: Mapping[str, Any], measures: Measures) -> dict[str, Any]:
     """What is left of a selection in an attention that may lack parts of it."""
     name = state["part"] if state["part"] in attention.parts else attention.parts[0]

@@ -90,6 +90,9 @@ def is_attribution(one: object) -> TypeIs[Attribution]:
     return _is(one, "attribution", "Attribution")
 
 
+_WITHOUT_TORCH = ("anywidget", "ipywidgets", "matplotlib", "numpy", "traitlets")  # what is used where it is not
+
+
 @contextmanager
 def needing(what: str) -> Iterator[None]:
     """Says in words that ``what`` needs a package that is not installed.
@@ -105,10 +108,11 @@ def needing(what: str) -> Iterator[None]:
         package = (problem.name or "").partition(".")[0]
         if package in ("", __package__):
             raise
-        try:
-            import torch  # noqa: F401  # is it there? What is missed first may be something smaller
-        except ImportError:
-            package = "torch"
+        if package not in _WITHOUT_TORCH:
+            try:
+                import torch  # noqa: F401  # is it there? What is missed first may be something smaller
+            except ImportError:
+                package = "torch"
         words = f"{what} needs {package}, which is not installed here: pip install {package}"
         if package == "torch":
             words = f"{what} needs PyTorch, which is not installed here: pip install torch transformers. What "
@@ -210,7 +214,7 @@ class Run(Generic[P, M]):
         made: str = "",
     ) -> None:
         if not parts or not all(part.layers and part.heads for part in parts):
-            raise ValueError(f"An {type(self).__name__} needs at least one part with at least one layer.")
+            raise ValueError("An Attention needs at least one part with at least one layer.")
         self._parts = {part.name: part for part in parts}
         if len(self._parts) != len(parts):
             raise ValueError(f"Part names must differ: {[part.name for part in parts]}.")
@@ -245,6 +249,8 @@ class Run(Generic[P, M]):
             raise KeyError(f"There is no part {name!r}; this attention has {', '.join(map(repr, self.parts))}.")
         return self._parts[name]
 
+    _map: type[M]  # the class of its maps
+
     def map(
         self,
         layer: int | None = None,
@@ -273,7 +279,7 @@ class Run(Generic[P, M]):
         tensor([[1.0000, 0.5000],
                 [0.5000, 1.0000]])
         """
-        raise NotImplementedError
+        return self._map(self, self.part(part), layer, head, reduce, heads)
 
     def __getitem__(self, key: tuple[Any, ...]) -> M:
         if not isinstance(key, tuple) or len(key) not in (2, 3):

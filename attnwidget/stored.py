@@ -71,7 +71,7 @@ def load(path: str | Path) -> Attention | thin.Stored:
         made_of = _of_torch()
     except ImportError:
         made_of = _of_numpy()
-    found: Attention | thin.Stored = _read(_said(metadata), arrays, made_of, Path(path))
+    found: Attention | thin.Stored = made_of.read(_said(metadata), arrays, made_of, Path(path))
     return found
 
 
@@ -186,7 +186,7 @@ def _of_numpy() -> SimpleNamespace:
 
     return SimpleNamespace(
         array=array, layer=layer, gap=gap, Mask=thin.Mask, Bias=thin.Bias, Rotary=thin.Rotary, Part=PartOf,
-        Run=thin.Stored,
+        Run=thin.Stored, read=_read,
     )  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def _of_torch() -> SimpleNamespace:
 
     from .attention import Attention
     from .layers import Layer, Part
-    from .masks import Bias, Mask
+    from .masks import Bias, Mask, on_host
     from .output import Output
     from .rotary import Rotary
 
@@ -210,8 +210,9 @@ def _of_torch() -> SimpleNamespace:
         return Layer(known=rotary, output=held, **fields)
 
     return SimpleNamespace(
-        array=array, layer=layer, gap=Layer.gap, Mask=Mask, Bias=Bias, Rotary=Rotary, Part=Part, Run=Attention
-    )
+        array=array, layer=layer, gap=Layer.gap, Mask=Mask, Bias=Bias, Rotary=Rotary, Part=Part, Run=Attention,
+        read=on_host(_read),
+    )  # fmt: skip
 
 
 _Arrays = Mapping[str, tuple[str, NDArray[Any]]]
@@ -270,6 +271,8 @@ def _axis(said: _Said, arrays: _Arrays) -> Tokens:
         marked = set(said.counts(name, 0, n))
         flags[name] = tuple(at in marked for at in range(n))
     grid = None if said.get("grid") is None else said.counts("grid", 1)
+    if grid is not None and len(grid) != 2:
+        said.refuse("grid", "rows and columns")
     segments = None if said.get("segments") is None else said.counts("segments", -1)
     ids = None if said.get("ids") is None else said.counts("ids", -(2**63))
     picture = said.get("picture") and _array(said, "picture", arrays, ("U8",), (None, None, 3))[1]
@@ -277,12 +280,12 @@ def _axis(said: _Said, arrays: _Arrays) -> Tokens:
         axis = Tokens(
             labels=labels, raw=() if said.get("raw") is None else said.texts("raw"), kind=said.text("kind"),
             spans=None if said.get("spans") is None else tuple(said.pairs("spans")), ids=ids,
-            text=said.maybe_text("text"), segments=segments, grid=None if grid is None else (grid[0], grid[-1]),
+            text=said.maybe_text("text"), segments=segments, grid=None if grid is None else (grid[0], grid[1]),
             picture=picture, **flags,
         )  # fmt: skip
     except ValueError as problem:
         raise StoredError(f"The file is damaged: {problem}") from None
-    if not n or (grid is not None and (len(grid) != 2 or (axis.first_patch or 0) + grid[0] * grid[1] > n)):
+    if not n or (grid is not None and (axis.first_patch or 0) + grid[0] * grid[1] > n):
         raise StoredError(f"The file is damaged: an axis of {n} tokens has the grid {grid}.")
     return axis
 
@@ -379,10 +382,12 @@ def _layer(
         raise StoredError(f"The file is damaged: mask, bias or sink of {said.text('name')!r} do not fit its heads.")
     if said.get("rotary") is not None:
         at = said.counts("rotary", 0, len(rotary))
-        turned = rotary[at[0]], rotary[at[-1]]
+        if len(at) != 2:
+            said.refuse("rotary", "two numbers of what fits q and k")
+        turned = rotary[at[0]], rotary[at[1]]
         for one, name, n in zip(turned, ("q", "k"), size, strict=True):
             width = found[name][1].shape[3] if name in found else 0
-            if len(at) != 2 or one.cos.shape[1] != n or one.first + one.width > width:
+            if one.cos.shape[1] != n or one.first + one.width > width:
                 said.refuse("rotary", "two numbers of what fits q and k")
     width = 0
     if "output" in said:

@@ -280,7 +280,7 @@ class Computed:
     def tile(self, rows: Any, cols: Any) -> Numbers:
         """Float32 [row, col] for slices, index lists or arrays of positions."""
         n_q, n_k = self.shape
-        at, keys = np.arange(n_q)[rows], np.arange(n_k)[cols]
+        at, keys = np.arange(n_q)[rows].reshape(-1), np.arange(n_k)[cols].reshape(-1)
         pieces = [self._rows(some)[:, keys] for some in self._pieces(at)]
         return np.concatenate([np.empty((0, len(keys)), np.float32), *pieces])
 
@@ -398,14 +398,4 @@ class Stored(Run[PartOf[Layer], Map]):
     :class:`~attnwidget.Attention`; rows, columns, tiles and weights are arrays of numpy.
     """
 
-    def map(
-        self,
-        layer: int | None = None,
-        head: int | None = None,
-        *,
-        part: str | None = None,
-        reduce: Reduce = "mean",
-        heads: Sequence[tuple[int, int]] | None = None,
-    ) -> Map:
-        """See :meth:`attnwidget.shown.Run.map`."""
-        return Map(self, self.part(part), layer, head, reduce, heads)
+    _map = Map

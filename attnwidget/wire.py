@@ -271,9 +271,9 @@ def _one_bundle(attention: Shown, budget: int, wanted: _Wanted) -> tuple[dict[st
                 break
     if wanted.standalone:
         heads = {_key(view) for part in parts for view in _heads(attention, part)}
-        held = len(heads & shelf.arrays.keys() - pooled)
-        if held < len(heads):
-            meta["notes"].append(f"{held} of {len(heads)} heads are stored exactly; raise budget= for more.")
+        exact = len(heads & shelf.arrays.keys() - pooled)
+        if exact < len(heads):
+            meta["notes"].append(f"{exact} of {len(heads)} heads are stored exactly; raise budget= for more.")
     return meta, shelf.arrays
 
 

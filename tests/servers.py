@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def serving(command: list[str], address: str, base: Path, log: str = "server.log
             try:
                 server.wait(20)
             except subprocess.TimeoutExpired:
-                server.kill()
+                os.killpg(server.pid, signal.SIGKILL)  # and all that it started
 
 
 def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:

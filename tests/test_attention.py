@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 import attnwidget.attention
 import attnwidget.masks
 import attnwidget.tokens
+from attnwidget import load, wire
 from attnwidget.attention import Attention
 from attnwidget.masks import Bias, Mask
 from attnwidget.tokens import Tokens
@@ -292,14 +294,17 @@ def test_an_axis_needs_one_of_each() -> None:
         Tokens(labels=("a", "b"), raw=("a",))
 
 
-def test_a_default_device_of_the_user_s_changes_nothing() -> None:
+def test_a_default_device_of_the_user_s_changes_nothing(tmp_path: Path) -> None:
     """torch.set_default_device("cuda") is common in notebooks; "meta" stands in for it where there is no GPU."""
     q = torch.randn(2, 2, 7, 4)
     plain = Attention.from_qk(q, q, causal=True)
-    expected = plain[1, 1].weights()
+    expected, sent = plain[1, 1].weights(), wire.bundle(Attention.from_qk(q, q, causal=True))
     torch.set_default_device("meta")
     try:
         made = Attention.from_qk(q, q, causal=True)
+        loaded = load(made.save(tmp_path / "saved.safetensors"))
+        for attention in (plain, made, loaded):
+            assert wire.bundle(attention) == sent
         for attention in (plain, made):
             view = attention[1, 1]
             assert torch.allclose(view.row(3), expected[3], atol=1e-6)

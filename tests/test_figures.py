@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -436,6 +437,22 @@ def test_tokens_are_text_whatever_they_hold(traits: dict[str, Any]) -> None:
     draw(chosen, "pdf")
 
 
+@pytest.mark.filterwarnings("error")
+def test_names_are_text_whatever_they_hold() -> None:
+    """Oracle: a reader of XML; and no format refuses them."""
+    strange = "a\x00\x1b<b>\ud83d\u2028"
+    both = compare(plain(seed=0), plain(seed=1), names=(strange, strange[::-1]))
+    one = Attention.from_weights(torch.eye(4), part=strange, model=strange)
+    for chosen in (
+        Selection(both, layer=0, head=0, query=5),
+        Selection(one, measures={strange: np.ones((1, 1))}, sort=strange),
+    ):
+        told = said(ElementTree.fromstring(draw(chosen, "svg", of="both")))
+        assert "a··<b>" in told
+        draw(chosen, "png", of="both", dpi=60)
+        draw(chosen, "pdf", of="both")
+
+
 def test_letters_are_letters(tmp_path: Path) -> None:
     attention = plain(tokens=["needle", *"abcdefghijk"])
     assert ">needle</text>" in to_svg(attention, tmp_path / "a.svg").read_text("utf-8")
@@ -456,7 +473,6 @@ AGAIN = """
 import hashlib, torch
 from attnwidget import Attention
 from attnwidget.figures import draw
-from attnwidget.selection import VIEWS as VIEWS_
 from attnwidget.selection import Selection
 torch.manual_seed(0)
 attention = Attention.from_qk(*torch.randn(2, 2, 3, 9, 8), [f"t{i} é漢" for i in range(9)], causal=True)
@@ -491,6 +507,14 @@ def test_what_a_user_has_set_in_matplotlib_neither_shows_nor_changes() -> None:
         kept = dict(matplotlib.rcParams)
         assert draw(chosen, "svg") == before
         assert dict(matplotlib.rcParams) == kept
+
+
+def test_figures_of_several_threads_are_those_of_one() -> None:
+    chosen = [Selection(plain(), view=view, layer=0, head=0) for view in ("heatmap", "arcs", "table")]
+    before, kept = [draw(one, "svg") for one in chosen], dict(matplotlib.rcParams)
+    with ThreadPoolExecutor(3) as several:
+        assert list(several.map(draw, chosen * 2, ["svg"] * 6)) == before * 2
+    assert dict(matplotlib.rcParams) == kept
 
 
 def test_drawing_needs_no_pyplot() -> None:
@@ -542,7 +566,6 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 from attnwidget import load
 from attnwidget.figures import draw
-from attnwidget.selection import VIEWS as VIEWS_
 from attnwidget.selection import Selection
 attention = load({str(tmp_path / "a.safetensors")!r})
 for view in ("arcs", "heatmap", "graph", "steps", "text", "table"):

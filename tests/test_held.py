@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from attnwidget.attention import Attention
 from attnwidget.blocks import unpack
 from attnwidget.compare import compare
 from attnwidget.thumbnails import thumbs
+from attnwidget.tokens import Tokens
 
 
 def random(n: int, **options: object) -> Attention:
@@ -44,6 +46,16 @@ def test_a_page_is_the_same_whatever_was_computed_before() -> None:
     fresh, used = random(100, causal=True), random(100, causal=True)
     wire.bundle(used)
     assert wire.bundle(used, budget=60_000, standalone=True) == wire.bundle(fresh, budget=60_000, standalone=True)
+
+
+def test_attentions_that_share_layers_share_nothing_else() -> None:
+    """Oracle: the same attention, of whose layers nothing is held."""
+    whole, part = random(20, causal=True), random(20, causal=True).part()
+    few = replace(whole.part(), layers=whole.part().layers[:2])
+    other = replace(whole.part(), queries=(marks := Tokens(tuple("." * 20))), keys=marks)
+    wire.bundle(whole)
+    assert wire.bundle(Attention([few])) == wire.bundle(Attention([replace(part, layers=part.layers[:2])]))
+    assert wire.bundle(Attention([other])) == wire.bundle(Attention([replace(part, queries=marks, keys=marks)]))
 
 
 def test_what_is_held_is_computed_once_of_each_sample_and_goes_with_the_attention() -> None:

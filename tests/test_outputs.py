@@ -22,6 +22,7 @@ from traitlets import TraitError
 from attnwidget import Dashboard, export, options, outputs
 from attnwidget.attention import Attention
 from attnwidget.compare import compare
+from attnwidget.selection import selected
 from attnwidget.widget import AttentionWidget
 
 LIVE = "application/vnd.jupyter.widget-view+json"
@@ -94,7 +95,7 @@ def test_an_output_holds_a_live_view_a_page_a_picture_and_words() -> None:
 def test_what_stands_in_an_output_is_the_page_that_was_made() -> None:
     """Oracle: an HTML parser gives back from the frame what was put into it, character by character."""
     widget = plain(len(STRANGE), tokens=STRANGE)
-    data, _ = shown(widget)
+    data, metadata = shown(widget)
     seen: list[str] = []
     without = export.Still(b"", export.described(widget))
     export.page([widget], 10**9, call="AttentionWidget(attention)", still=without, within=lambda p: seen.append(p) or p)
@@ -102,19 +103,20 @@ def test_what_stands_in_an_output_is_the_page_that_was_made() -> None:
     assert found.only("iframe")["srcdoc"].replace(outputs._ASKING, "") in seen
     assert {tag for tag, _ in found.tags} == {"div", "iframe", "img", "p", "script", "style"}
     assert not any(name.startswith("on") for _, own in found.tags for name in own)
-    json.dumps(data).encode("utf-8")
+    json.dumps([data, metadata], ensure_ascii=False).encode("utf-8")  # as kernels pack it, and notebooks are written
 
 
-@pytest.mark.parametrize("budget", [400_000, 180_000, 90_000, 20_000, 0])
+@pytest.mark.parametrize("saved", ["page", "picture"])
+@pytest.mark.parametrize("budget", [400_000, 180_000, 90_000, 20_000, 6_000, 0])
 @pytest.mark.parametrize("n", [6, 150])
-def test_an_output_is_never_larger_than_its_budget(budget: int, n: int) -> None:
+def test_an_output_is_never_larger_than_its_budget(budget: int, n: int, saved: str) -> None:
     """Oracle: the bytes in the JSON of a notebook."""
-    options.budget = budget
+    options.budget, options.saved = budget, saved
     data, metadata = shown(plain(n, layers=4, heads=4))
     beside = {name: one for name, one in data.items() if name not in (LIVE, "text/plain")}
     assert sum(map(outputs.bytes_of, (beside, metadata))) <= max(budget, 4)
     assert data["text/plain"]
-    if budget == 90_000:  # the script alone is larger
+    if budget == 90_000 and saved == "page":  # the script alone is larger
         told = Fragment(data["text/html"])
         assert "For a page that is alive here, set attnwidget.options.budget to" in told.words
         assert "it is 90_000" in told.words
@@ -129,6 +131,34 @@ def test_a_page_that_does_not_fit_says_how_many_bytes_would_do() -> None:
     options.budget = int(words.split("budget to ")[1].split(";")[0])
     fragment = Fragment(shown(widget)[0]["text/html"])
     assert "iframe" in [tag for tag, _ in fragment.tags]
+
+
+def test_of_a_long_text_there_is_a_picture_rather_than_all_tokens_twice() -> None:
+    widget = plain(40, tokens=["many characters" * 100] * 40)
+    options.budget = bytes_of_provenance = outputs.bytes_of(shown(widget)[1])
+    data, metadata = shown(widget)
+    assert "image/png" in data
+    assert metadata == {}
+    options.budget = 3 * bytes_of_provenance
+    assert shown(widget)[1]["attnwidget"]["model"] == "Toy<Model>"
+
+
+def test_a_map_that_would_be_long_in_coming_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Oracle: the weights behind it, counted here; every head in small has been computed for the widget already."""
+    widget = plain(10, layers=2, heads=3)
+    cases: list[tuple[dict[str, Any], int]] = [
+        ({}, 6), ({"layer": 1}, 3), ({"head": 1}, 2), ({"layer": 1, "head": 1}, 1), ({"heads": [(0, 1), (1, 2)]}, 2),
+        ({"layer": 0, "head": 0, "view": "graph"}, 2),
+    ]  # fmt: skip
+    for traits, maps in cases:
+        chosen = selected(widget, None, traits)
+        monkeypatch.setattr(export, "_MOST_WORK", maps * 100)
+        assert "every head" not in export.Still.of(chosen).words
+        monkeypatch.setattr(export, "_MOST_WORK", maps * 100 - 1)
+        still = export.Still.of(chosen)
+        assert still.words == "Attention of Toy<Model>, attention, every head in small: 10 × 10 tokens."
+        assert still.png
+        assert still.png != export.Still.of(selected(widget, None, {"scale": "log"})).png
 
 
 def test_each_part_can_be_left_out() -> None:
@@ -148,6 +178,7 @@ def test_without_a_live_view_nothing_is_opened() -> None:
     data, _ = shown(widget)
     assert set(data) == {"text/html", "image/png", "text/plain"}
     widget.layer = 1
+    assert widget.size()["state"] == 0
     widget.attention = Attention.from_weights(torch.eye(3))
     assert widget.layer is None
     assert before == (set(Widget._instances) if hasattr(Widget, "_instances") else set())
@@ -209,7 +240,11 @@ def test_options_refuse_what_there_is_not() -> None:
             (True, "page", 400_000),
             "ATTNWIDGET_LIVE is 'maybe' in the environment: it must be 0 or 1.",
         ),
-        ({"BUDGET": "lots"}, (True, "page", 400_000), "ATTNWIDGET_BUDGET is 'lots' in the environment"),
+        (
+            {"BUDGET": "lots"},
+            (True, "page", 400_000),
+            "ATTNWIDGET_BUDGET is 'lots' in the environment: it must be a number of bytes, 0 or more.",
+        ),
         ({"SAVED": "all"}, (True, "page", 400_000), "ATTNWIDGET_SAVED is 'all' in the environment"),
     ],
 )

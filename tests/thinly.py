@@ -9,6 +9,7 @@ import numpy as np
 import attnwidget
 from attnwidget import AttentionWidget, __main__, load, provenance, show, to_html, to_png, to_svg, wire
 from attnwidget.blocks import unpack
+from attnwidget.shown import needing
 
 attention = load("saved.safetensors")
 assert type(attention).__name__ == "Stored", attention
@@ -50,6 +51,12 @@ for what in (
     except ModuleNotFoundError as problem:
         found = str(problem)
     assert "needs PyTorch, which is not installed here: pip install torch" in str(found), found
+try:
+    with needing("AttentionWidget"):
+        raise ModuleNotFoundError(name="anywidget")
+except ModuleNotFoundError as problem:
+    found = str(problem)
+assert found == "AttentionWidget needs anywidget, which is not installed here: pip install anywidget", found
 with redirect_stderr(io.StringIO()) as said:
     assert __main__.main(["some text", "-o", "no.html"]) == 2
 assert "needs PyTorch" in said.getvalue()

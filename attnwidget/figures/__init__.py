@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 
 from attnwidget.provenance import of as provenance_of
 from attnwidget.provenance import text as provenance_text
-from attnwidget.selection import NAMES, Selection
+from attnwidget.selection import Selection, selected
 from attnwidget.shown import is_difference
 
 from . import inks
@@ -131,11 +131,7 @@ def _write(
         raise FileNotFoundError(f"There is no folder {target.parent} to write {target.name} into.")
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder. Name a file in it: {target / f'attention.{format}'}.")
-    if isinstance(shown, Selection):
-        state = {name: getattr(shown, name) for name in NAMES}
-        own = shown.measures if measures is None else measures
-        shown, measures, traits = shown.trace or shown.attention, own, {**state, **traits}
-    target.write_bytes(draw(Selection(shown, measures=measures, **traits), format, **how, name=target.name))
+    target.write_bytes(draw(selected(shown, measures, traits), format, **how, name=target.name))
     return target
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .inks import ACCENT, GROUND, INK, LESS, LINE, SEVERAL, SOFT, Colour, over, ramp
+from .words import printable
 
 Side: TypeAlias = Literal["left", "center", "right"]
 PX = 0.5
@@ -42,11 +44,12 @@ _OWN: dict[Any, Any] = {
     "svg.fonttype": "none", "svg.hashsalt": "attnwidget", "pdf.fonttype": 42, "pdf.compression": 6,
     "font.family": [FONT], "text.hinting": "none", "path.simplify": False, "image.composite_image": False,
 }  # fmt: skip
+_ALONE = threading.Lock()  # settings are those of the process, and a browser may ask on a thread of its own
 
 
 @contextmanager
 def settings() -> Iterator[None]:
-    """matplotlib as it comes, whatever the caller has set; the caller's settings come back.
+    """matplotlib as it comes, whatever the caller has set, for one figure at a time; the caller's settings come back.
 
     Boxes stand for signs that no font here has, and nobody is warned of them: in an SVG they are text, and the reader's
     fonts may have them.
@@ -55,14 +58,14 @@ def settings() -> Iterator[None]:
 
     every: Any = matplotlib.rcParamsDefault
     usual = {name: every[name] for name in every if not name.startswith(_OF_THE_HOST)}
-    with matplotlib.rc_context(usual | _OWN), warnings.catch_warnings():
+    with _ALONE, matplotlib.rc_context(usual | _OWN), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
 
 
 @lru_cache(maxsize=1)
-def _letters() -> Any:
-    """The font of figures, and which signs it has."""
+def _letters() -> frozenset[int]:
+    """The signs that the font of figures has."""
     from matplotlib import font_manager
 
     return frozenset(font_manager.get_font(font_manager.findfont(FONT)).get_charmap())
@@ -87,6 +90,7 @@ def width_of(text: str, size: float = TEXT, bold: bool = False) -> float:
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
+    text = printable(text)
     font = FontProperties(family=list(_families(text)), weight="bold" if bold else "normal", size=size * PX)
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / PX if text else 0.0
 
@@ -186,6 +190,7 @@ class Sheet:
 
         if not text:
             return
+        text = printable(text)
         # Its base line is as far below y as half a capital letter is tall.
         below, angle = 0.36 * size, np.deg2rad(turn)
         self._add(
@@ -341,7 +346,6 @@ class Sheet:
         told = PngInfo()
         told.add_text("Title", title)
         told.add_text("attnwidget", keywords)
-        file = io.BytesIO()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         if dpi < _COARSE:
             picture = _few_colours(picture, self.pictured)

@@ -22,9 +22,8 @@ def attention(n: int = 9) -> Attention:
     return Attention.from_qk(q, k, [f"word{i}" for i in range(n)], causal=True)
 
 
-def served(page: Page, body: str, policy: str = "", **files: str) -> list[str]:
-    """Opens a site of one page and these files; what it asks for besides is listed, and refused."""
-    refused: list[str] = []
+def served(page: Page, body: str, policy: str = "", **files: str) -> None:
+    """Opens a site of one page and these files; what it asks for besides is refused, and in ``page.outside``."""
     headers = {"Content-Type": "text/html; charset=utf-8"} | ({"Content-Security-Policy": policy} if policy else {})
 
     def answer(route: Any) -> None:
@@ -34,12 +33,12 @@ def served(page: Page, body: str, policy: str = "", **files: str) -> list[str]:
         elif name in files:
             route.fulfill(body=files[name], headers={"Content-Type": "text/javascript; charset=utf-8"})
         else:
-            refused.append(name)
+            if name != "favicon.ico":
+                page.outside.append(name)
             route.fulfill(status=404)
 
     page.route(f"{SITE}**", answer)
     page.goto(SITE)
-    return [one for one in refused if one != "favicon.ico"]
 
 
 def assert_alive(page: Page, where: Any, count: int = 1) -> None:
@@ -80,14 +79,14 @@ POLICIES = {
 def test_a_fragment_is_alive_under_a_strict_policy(kind: str, page: Page, tmp_path: Path, shots: Path) -> None:
     policy, options = POLICIES[kind]
     code = embed_script(tmp_path / "attnwidget.js").read_text("utf-8")
-    assert not served(page, embed(attention(), **options), policy, **{"attnwidget.js": code})
+    served(page, embed(attention(), **options), policy, **{"attnwidget.js": code})
     assert_alive(page, page)
     page.screenshot(path=shots / f"embed-{kind.replace(', ', '-').replace(' ', '-')}.png")
 
 
 def test_several_fragments_need_the_script_once(page: Page) -> None:
     first, others = embed(attention()), [embed(attention(), script=False) for _ in range(2)]
-    assert not served(page, f"{first}<p>between</p>{''.join(others)}")
+    served(page, f"{first}<p>between</p>{''.join(others)}")
     assert_alive(page, page, count=3)
     assert len("".join(others)) < len(first)
 
@@ -96,7 +95,7 @@ def test_several_fragments_need_the_script_once(page: Page) -> None:
 def test_a_page_is_alive_in_a_sandbox(sandbox: str, page: Page, tmp_path: Path) -> None:
     text = to_html(attention(), tmp_path / "page.html").read_text("utf-8")
     frame = f'<iframe sandbox="{sandbox}" width="1200" height="900" srcdoc="{escape(text)}"></iframe>'
-    assert not served(page, frame)
+    served(page, frame)
     assert_alive(page, page.frame_locator("iframe"))
 
 
@@ -112,7 +111,7 @@ def test_several_attentions_of_one_page_are_alive_and_not_linked(page: Page, tmp
 def test_an_output_is_alive_in_a_page_of_a_book(page: Page, shots: Path) -> None:
     """The text/html of a notebook's output, as nbconvert, myst-nb and VS Code put it into their pages."""
     data, _ = AttentionWidget(attention(), layer=0, head=0)._repr_mimebundle_()
-    assert not served(page, f"{data['text/html']}<p>between</p>{data['text/html']}")
+    served(page, f"{data['text/html']}<p>between</p>{data['text/html']}")
     expect(page.locator(".attnwidget-still")).to_have_count(2)
     expect(page.locator(".attnwidget-still").first).to_be_hidden()
     frames = page.locator("iframe")
@@ -131,6 +130,7 @@ def test_without_frames_and_styles_the_picture_and_words_are_seen(page: Page) ->
     expect(picture).to_be_visible()
     assert picture.evaluate("el => el.naturalWidth") == 736
     expect(page.locator(".attnwidget-still p")).to_contain_text("to see it alive")
+    assert not page.outside
 
 
 def test_without_scripts_a_page_is_a_picture_with_words(chromium: Any, tmp_path: Path, shots: Path) -> None:
@@ -158,4 +158,8 @@ def test_an_output_has_the_height_of_its_page_and_the_theme_of_its_host(theme: s
     assert frame.evaluate("el => el.style.colorScheme") == theme
     page.set_viewport_size({"width": 620, "height": 900})
     page.evaluate("document.querySelector('div').style.width = '500px'")
-    inside.wait_for_function("() => innerHeight > 900 || innerHeight >= document.body.getBoundingClientRect().height")
+    inside.wait_for_function(
+        "() => innerWidth <= 500 && "
+        "Math.abs(innerHeight - Math.min(1200, document.body.getBoundingClientRect().height)) <= 1"
+    )
+    assert not page.outside

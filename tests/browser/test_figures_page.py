@@ -72,7 +72,9 @@ def same(drawn: str, shown: str) -> bool:
 
 
 def colours(page: Page, canvas: Any, points: list[tuple[float, float]]) -> NDArray[Any]:
+    """As soon as there is something at all of them."""
     handle = canvas.element_handle()
+    page.wait_for_function(f"(told) => ({COLOURS})(told).every(([,,, alpha]) => alpha === 255)", arg=[handle, points])
     return np.array(page.evaluate(COLOURS, [handle, points]))[:, :3]
 
 
@@ -87,13 +89,12 @@ def test_arcs_have_the_same_edges_numbers_and_labels(page: Page, tmp_path: Path)
         widget.locator(f".attn-view [data-query='{query}']").first.hover()
         focused = widget.locator(f".attn-arcs .attn-token.attn-query.attn-on[data-query='{query}']")
         expect(focused).to_have_count(1)
-        shows = page.evaluate(
-            """() => [...document.querySelectorAll(".attn-arcs [data-weight-for]")].map((el) => el.textContent)"""
-        )
-        bold = page.evaluate(f"() => [...document.querySelectorAll('{BOLD}')].map((el) => el.textContent)")
         root = svg(shown, layer=1, head=2, threshold=0.8, query=query)
         numbers = [text for text in texts(root) if re.fullmatch(r"<?\d\.\d\d|0|1\.00", text)]
-        assert sorted(numbers) == sorted(text for text in shows if text)
+        told = page.locator(".attn-arcs [data-weight-for]:not(:empty)")
+        expect(told).to_have_count(len(numbers))
+        assert sorted(numbers) == sorted(told.all_text_contents())
+        bold = page.evaluate(f"() => [...document.querySelectorAll('{BOLD}')].map((el) => el.textContent)")
         heavy = [one for one in root.iter(f"{SVG}text") if "font-weight: 700" in one.get("style", "")]
         strong = {"".join(one.itertext()) for one in heavy}
         for label in bold:

@@ -90,7 +90,7 @@ def mutated(data: dict[str, Any], chance: random.Random) -> str:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_whatever_is_wrong_with_a_page_it_says_so_or_draws(seed: int, page: Page, tmp_path: Path) -> None:
-    """Oracle: within 2 s there is a picture or a sentence, and nothing that came as data has run."""
+    """Oracle: soon there is a picture or a sentence, and nothing that came as data has run."""
     q, k = torch.randn(2, 2, 3, 9, 8, generator=torch.Generator().manual_seed(0))
     attention = Attention.from_qk(q, k, [*HOSTILE[:6], "a", "b", "c"], model=HOSTILE[0])
     fragment = embed(attention, layer=0, head=1, script="attnwidget.js", views={HOSTILE[2]: {"view": "table"}})
@@ -114,7 +114,7 @@ def test_whatever_is_wrong_with_a_page_it_says_so_or_draws(seed: int, page: Page
         body["now"] = f"<!DOCTYPE html><title>x</title><main>{piece}</main>"
         page.goto(f"{SITE}{at}", wait_until="domcontentloaded")
         try:
-            seen.append(page.wait_for_function(SEEN, timeout=2000).json_value())
+            seen.append(page.wait_for_function(SEEN, timeout=10_000).json_value())
         except Exception:
             silent.append((at, wrong[:200]))
         assert page.evaluate("() => [window.executed, document.querySelectorAll('img[onerror]').length]") == [None, 0]

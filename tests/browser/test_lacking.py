@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from attnwidget.attention import Attention
 from attnwidget.export import to_html
-from tests.screen import READY, fresh_page
+from screen import READY, fresh_page
 
 # What lacks, and how to have it lack.
 LACKING = {

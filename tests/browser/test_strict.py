@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from attnwidget import wire
 from attnwidget.attention import Attention
 from attnwidget.selection import Selection
-from tests.screen import READY, ROOT, fresh_page
+from screen import READY, ROOT, fresh_page
 
 # What hosts hand over. The strict ones throw whatever is called but `get`; one has nothing else.
 HOSTS = """
