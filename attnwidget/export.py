@@ -83,8 +83,9 @@ def to_html(
             browser runs none, takes up to 80 000 where that is less than a quarter of the rest.
         title: of the page.
         measures: numbers of your own for every head, as of :class:`~attnwidget.AttentionWidget`.
-        **traits: what the page opens with: ``layer``, ``head``, ``view`` and so on, as of a widget. With
-            ``view="steps"`` the vectors behind that head are stored, too: Q, K and, where they were kept, V.
+        **traits: what the page opens with: ``layer``, ``head``, ``view`` and so on, as of a widget. The vectors behind
+            heads (Q, K and, where they were kept, V) follow their numbers, as far as there is room; those of the head
+            that is shown with ``view="steps"`` come first.
 
     Returns:
         The path.
@@ -202,7 +203,7 @@ def page(
         )
         return made if within is None else within(made)
 
-    return _fitted(whole, selections, budget, call, still)
+    return _fitted(whole, selections, budget, call, still, vectors=within is None)
 
 
 class BudgetError(ValueError):
@@ -295,9 +296,15 @@ _LEAST = 256  # bytes of numbers, below which nothing gets smaller
 
 
 def _fitted(
-    whole: Callable[[str], str], selections: Sequence[Selection], budget: int, call: str, still: Still | None = None
+    whole: Callable[[str], str],
+    selections: Sequence[Selection],
+    budget: int,
+    call: str,
+    still: Still | None = None,
+    *,
+    vectors: bool = True,
 ) -> str:
-    """What ``whole`` makes of the pieces, as large as ``budget`` bytes allow."""
+    """What ``whole`` makes of the pieces, as large as ``budget`` bytes allow; ``vectors`` as of :func:`wire.bundle`."""
     if not (isinstance(budget, (int, float)) and not isinstance(budget, bool) and budget > 0):
         raise ValueError(f"budget is {budget!r}; it must be a number of bytes above 0.")
     stills = [still or Still.of(one) for one in selections]
@@ -311,7 +318,7 @@ def _fitted(
     for rest in reversed(range(_ROUNDS)):
         left, pieces = room, []
         for at, (one, record, picture) in enumerate(zip(selections, records, pictures, strict=True)):
-            numbers = _bundle(one, max(_LEAST, left // (len(selections) - at) * 3 // 4))
+            numbers = _bundle(one, max(_LEAST, left // (len(selections) - at) * 3 // 4), vectors)
             left -= _size(_base64(numbers))
             pieces.append(_piece(at, one, record, picture, numbers))
         made = whole("\n".join(pieces))
@@ -339,7 +346,7 @@ def _piece(at: int, selection: Selection, record: str, picture: str, numbers: by
     )
 
 
-def _bundle(selection: Selection, budget: int) -> bytes:
+def _bundle(selection: Selection, budget: int, vectors: bool) -> bytes:
     about, beside = _of_trace(selection)
     return wire.bundle(
         selection.attention.select(selection.sample),
@@ -348,6 +355,7 @@ def _bundle(selection: Selection, budget: int) -> bytes:
         standalone=True,
         measures=selection._measures,
         stepped=stepped_of(selection),
+        vectors=vectors,
         objective=about,
         beside=beside,
     )

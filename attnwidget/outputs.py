@@ -120,7 +120,8 @@ def _kept(selection: Selection) -> tuple[dict[str, Any], dict[str, Any]]:
     about = {"attnwidget": json.loads(export.sound(told))}
     if bytes_of(about) > options.budget // 2:  # of a long text: rather a picture of it
         about = {}
-    left = options.budget - bytes_of(data) - bytes_of(about)
+    alternative = {"image/png": {"alt": data["text/plain"]}}  # where nbconvert looks for it
+    left = options.budget - bytes_of(data) - bytes_of(about) - bytes_of(alternative)
     if left < 0:
         return data, {}
     # A picture may be there twice, each time a third longer: with that much a third of the budget is the most.
@@ -129,7 +130,7 @@ def _kept(selection: Selection) -> tuple[dict[str, Any], dict[str, Any]]:
         needs = (problem.least + options.budget - left) * 3 // 2
         words = f"For a page that is alive here, set attnwidget.options.budget to {needs:_}; it is {options.budget:_}."
         found, _ = _pictured(selection, export.Still.of(selection, most=left // 3), left, words)
-    return data | found, about
+    return data | found, about | (alternative if "image/png" in found else {})
 
 
 def _pictured(

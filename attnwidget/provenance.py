@@ -116,7 +116,9 @@ def _made(shown: Any, name: str) -> tuple[list[str], list[str]]:
         remarks, expression = recipe.split(shown.made)
         if not expression:
             return [f"# {name}: how it was made is not known"], []
-        return remarks, [f"{name} = {expression}"]
+        # A trace is more than what is shown of it; where only that is meant, it has a name of its own.
+        of = ".attention" if expression.startswith("trace(") and name != "run" else ""
+        return remarks, [f"{name} = {expression}{of}"]
     remarks, lines = [], []
     for side, one in (("a", shown.a), ("b", shown.b)):
         more, assigned = _made(one, side)

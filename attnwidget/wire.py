@@ -159,6 +159,7 @@ def bundle(
     standalone: bool = False,
     measures: Measures | None = None,
     stepped: Sequence[tuple[str, int, int]] = (),
+    vectors: bool = False,
     objective: Mapping[str, Any] | None = None,
     beside: Mapping[str, bytes] = MappingProxyType({}),
 ) -> bytes:
@@ -174,12 +175,13 @@ def bundle(
             not fit, and a note says how many heads are there.
         measures: somebody's own numbers, by part and name, [layer, head]; statistics are there where they are cheap.
         stepped: (part, layer, head) of heads whose vectors go in, too, where there are any.
+        vectors: whether those of other heads follow, as long as there is room.
         objective: {"words", "value"} of a number that came out, where effects on it can be asked for.
         beside: further blocks by key, which go in in any case.
     """
     if not (isinstance(budget, Real) and budget > 0):
         raise ValueError(f"budget is {budget!r}; it must be a number of bytes above 0.")
-    wanted = _Wanted(first, standalone, measures or {}, stepped)
+    wanted = _Wanted(first, standalone, measures or {}, stepped, vectors)
     others = _others(attention, budget, standalone)
     share = budget if not others else budget // (len(others) + 1) if standalone else budget // 2
     meta, arrays = _one_bundle(attention, share - sum(map(len, beside.values())), wanted)
@@ -191,7 +193,7 @@ def bundle(
         arrays[f"sample/{other}"] = np.frombuffer(packed, np.uint8)
     if standalone and len(others) < attention.samples - 1:
         meta["notes"].append(
-            f"{len(others) + 1} of {attention.samples} {attention.noun}s are stored; raise budget= for more."
+            f"{len(others) + 1} of {attention.samples} {attention.noun}s are stored; a larger budget holds more."
         )
     return pack("bundle", meta, arrays, compress=False)
 
@@ -204,6 +206,7 @@ class _Wanted:
     standalone: bool
     measures: Measures
     stepped: Sequence[tuple[str, int, int]]
+    vectors: bool
 
 
 _LEAST_SHARE = 24_000  # bytes, of one sample: a head or two, besides its smallest thumbnails and its tokens
@@ -260,8 +263,7 @@ def _one_bundle(attention: Shown, budget: int, wanted: _Wanted) -> tuple[dict[st
             shelf.put(_key(view), _weights(view, most=max(least, share // 2)), always=True)
             pooled.add(_key(view))
     for at in wanted.stepped:
-        with contextlib.suppress(LookupError, ValueError):  # asked for, it is answered with the reason
-            shelf.put("steps/{}/{}/{}".format(*at), steps.block(attention, *at), always=wanted.standalone)
+        shelf.put_vectors(attention, at, always=wanted.standalone)
     shelf.put_pictures(meta, axes_of(parts))
     for view in _means(attention, parts[0], shelf.left):
         shelf.put_map(view, shelf.left)
@@ -269,11 +271,14 @@ def _one_bundle(attention: Shown, budget: int, wanted: _Wanted) -> tuple[dict[st
         for view in _heads(attention, part):
             if not shelf.put_map(view, shelf.left):
                 break
+    if wanted.vectors:
+        every = ((part.name, view.layer, view.head) for part in parts for view in _heads(attention, part))
+        all(shelf.put_vectors(attention, at) for at in every)  # up to the first that does not fit
     if wanted.standalone:
         heads = {_key(view) for part in parts for view in _heads(attention, part)}
         exact = len(heads & shelf.arrays.keys() - pooled)
         if exact < len(heads):
-            meta["notes"].append(f"{exact} of {len(heads)} heads are stored exactly; raise budget= for more.")
+            meta["notes"].append(f"{exact} of {len(heads)} heads are stored exactly; a larger budget holds more.")
     return meta, shelf.arrays
 
 
@@ -315,6 +320,12 @@ class _Shelf:
             self.arrays[name] = np.frombuffer(block, np.uint8)
             self.left -= cost
         return name in self.arrays
+
+    def put_vectors(self, attention: Shown, at: tuple[str, int, int], always: bool = False) -> bool:
+        """Whether there is room for what a head is computed from; where that cannot be had, who asks is told why."""
+        with contextlib.suppress(LookupError, ValueError):
+            return self.put("steps/{}/{}/{}".format(*at), steps.block(attention, *at), always=always)
+        return True
 
     def put_pictures(self, meta: Mapping[str, Any], axes: Sequence[Tokens]) -> None:
         """The images of axes, at the largest size that leaves most of the room to maps."""

@@ -373,6 +373,19 @@ def test_the_steps_are_those_that_the_model_took() -> None:
     assert f"norm {words.figure(float(z.norm()))}" in told
 
 
+@pytest.mark.parametrize("width", kept.WIDTHS)
+def test_the_strongest_key_of_the_steps_is_whole_and_the_steps_count_from_one(width: int) -> None:
+    """The strongest key is bold, which is wider; here it is also the longest."""
+    q, k, v = torch.randn(3, 1, 1, 7, 8, generator=torch.Generator().manual_seed(0))
+    k[..., 0, :] = 3 * q[..., 6, :]
+    attention = Attention.from_qk(q, k, ["<s>", *"abcdef"], v=v, causal=True)
+    root = svg(attention, width=width, view="steps", layer=0, head=0, query=6)
+    bold = [one for one in root.iter(f"{SVG}text") if "font-weight: 700" in one.get("style", "")]
+    assert "<s>" in ["".join(one.itertext()) for one in bold]
+    numbers = [text for text, _, _ in texts(root) if re.fullmatch(r"[1-9]", text)]
+    assert numbers == ["1", "2", "3", "4", "5"], "q and k, q·k, ÷ √8, softmax, × v"
+
+
 def test_switched_steps_say_what_has_changed() -> None:
     root = svg(plain(), view="steps", layer=0, head=0, switches={"scale": False})
     assert "Changed: no scaling;" in said(root)
@@ -384,6 +397,12 @@ def test_text_table_and_image_are_drawn() -> None:
     table = said(svg(plain(), view="table", layer=0, head=0))
     strongest = float(np.sort(plain()[0, 0].weights().numpy().ravel())[-2])
     assert f"{strongest:.4f}" in table
+    count = sum(len(fewest(row, 0.9)) for row in plain()[0, 0].weights().double().numpy())
+    assert f"{count} edges carry 90 % of each row; the strongest 40 of 78 are listed." in table
+    assert "the weight of 2 pinned tokens; 11 edges listed." in said(svg(plain(), view="table", head=0, pinned=[4, 5]))
+    assert "with any weight in each row; 10 edges listed." in said(
+        svg(Attention.from_weights(torch.eye(10)), view="table", threshold=1.0)
+    ), "no weight is no edge"
     axis = Tokens.patches(2, 3, before=1, picture=np.full((20, 30, 3), 128, np.uint8))
     root = svg(plain(7, tokens=axis, causal=False), view="image", layer=0, head=0, query=3)
     assert len(images(root)) == 3, "the picture, its patches, the ramp"
@@ -393,7 +412,7 @@ def test_text_table_and_image_are_drawn() -> None:
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("width", [85, 170, 12.5, 400])
+@pytest.mark.parametrize("width", [85, 170, 20, 400])
 def test_a_figure_is_as_wide_as_it_was_asked_to_be(tmp_path: Path, width: float) -> None:
     attention = plain()
     root = ElementTree.fromstring(to_svg(attention, tmp_path / "a.svg", width=width).read_bytes())
@@ -591,8 +610,10 @@ for view in ("arcs", "heatmap", "graph", "steps", "text", "table"):
         ({"width": 0}, "width is 0; it must be a number above 0, in millimetres: 85 is one column"),
         ({"width": math.nan}, "width is nan"),
         ({"width": "85"}, "width is '85'"),
+        ({"width": 19.9}, "width is 19.9; it must be 20 to 2000, in millimetres: 85 is one column, 170 are two"),
+        ({"width": 1e6}, "width is 1000000.0; it must be 20 to 2000, in millimetres"),
         ({"dpi": -1}, "dpi is -1"),
-        ({"width": 5000, "dpi": 1200}, "Lower one of the two"),
+        ({"width": 2000, "dpi": 1200}, "Lower one of the two"),
         ({"of": "page"}, "of is 'page'; it must be 'view', 'matrix' or 'both'"),
     ],
 )
@@ -600,6 +621,26 @@ def test_a_size_that_is_none_is_refused(tmp_path: Path, how: dict[str, Any], wor
     with pytest.raises(ValueError, match=re.escape(words_)):
         to_png(plain(), tmp_path / "a.png", **how)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("write", "name", "words_"),
+    [
+        (to_svg, "a.pdf", "to_svg writes SVG, but a.pdf does not end in .svg. Call to_pdf, or name the file a.svg."),
+        (to_pdf, "a.PNG", "to_pdf writes PDF, but a.PNG does not end in .pdf. Call to_png, or name the file a.pdf."),
+        (to_png, "a.svg", "to_png writes PNG, but a.svg does not end in .png. Call to_svg, or name the file a.png."),
+        (to_svg, "Fig", "to_svg writes SVG, but Fig does not end in .svg. Name the file Fig.svg."),
+        (to_png, "a.txt", "to_png writes PNG, but a.txt does not end in .png. Name the file a.png."),
+    ],
+)
+def test_a_file_is_what_its_name_says(tmp_path: Path, write: Any, name: str, words_: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(words_)}$"):
+        write(plain(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_end_of_a_name_may_be_in_capitals(tmp_path: Path) -> None:
+    assert to_svg(plain(), tmp_path / "A.SVG").read_bytes().startswith(b"<?xml")
 
 
 def test_what_cannot_be_drawn_says_what_can(tmp_path: Path) -> None:

@@ -698,9 +698,9 @@ def test_a_page_without_a_kernel_gets_its_first_map_pooled_rather_than_not_at_al
     alone = unpack(wire.bundle(attention, budget=60_000, first=wanted, standalone=True))
     nested = unpack(alone.arrays["map/attention/*/*/mean"].tobytes())
     assert max(nested.meta["step"]) > 1
-    assert alone.meta["notes"] == ["1 of 6 heads are stored exactly; raise budget= for more."]
+    assert alone.meta["notes"] == ["1 of 6 heads are stored exactly; a larger budget holds more."]
     one = unpack(wire.bundle(attention, budget=14_000, first=[("attention", 1, 2, "mean")], standalone=True))
-    assert one.meta["notes"] == ["0 of 6 heads are stored exactly; raise budget= for more."], (
+    assert one.meta["notes"] == ["0 of 6 heads are stored exactly; a larger budget holds more."], (
         "a pooled one is not exact"
     )
     assert "map/attention/1/2" in one.arrays

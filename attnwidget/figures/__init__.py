@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from attnwidget.provenance import of as provenance_of
 from attnwidget.provenance import text as provenance_text
@@ -38,6 +38,7 @@ Format: TypeAlias = Literal["svg", "pdf", "png"]
 Shows: TypeAlias = Literal["view", "matrix", "both"]
 
 _MOST = 30_000  # dots along a side of a PNG
+_NARROWEST, _WIDEST = 20, 2000  # millimetres
 _BESIDE = 560.0  # pixels of a sheet from which on the matrix stands beside the view
 _VIEWS: Mapping[str, Callable[[Sheet, Looking], None]] = {
     "arcs": arcs,
@@ -64,8 +65,9 @@ def to_svg(
     Args:
         attention_or_widget: an Attention, a comparison, a Trace, or what :func:`~attnwidget.load` opened; of a widget,
             what is selected is what the figure shows.
-        path: where to write. The folder has to exist; a file of that name is replaced.
-        width: of the figure, in millimetres: 85 is one column of most journals, 170 are two. Letters are 5.5 to 6.5 pt.
+        path: where to write, ending in ``.svg``. The folder has to exist; a file of that name is replaced.
+        width: of the figure, in millimetres, 20 to 2000: 85 is one column of most journals, 170 are two. Letters are
+            5.5 to 6.5 pt.
         of: "view" for the selected view, "matrix" for all heads in small, "both".
         measures: numbers of your own for every head, to sort the matrix by, as of a widget.
         **traits: what is shown, and how: ``layer``, ``head``, ``view``, ``scale`` and so on, as of a widget. Tokens
@@ -77,7 +79,9 @@ def to_svg(
     Raises:
         FileNotFoundError: there is no such folder.
         TypeError, TraitError: no such option; no such part, layer, head, token or view.
-        ValueError: a width that is none; a view that has no picture of what is selected, and what has.
+        IsADirectoryError: the path is that of a folder.
+        ValueError: a width out of range; a path that does not end in ``.svg``; a view that has no picture of what is
+            selected, and what has.
 
     >>> import tempfile, torch
     >>> from attnwidget import Attention
@@ -97,7 +101,7 @@ def to_pdf(
     measures: Mapping[str, Any] | None = None,
     **traits: Any,
 ) -> Path:
-    """Write a figure as PDF, its letters embedded as TrueType; all as for :func:`to_svg`."""
+    """Write a figure as PDF, ending in ``.pdf``, its letters embedded as TrueType; all as for :func:`to_svg`."""
     return _write(attention_or_widget, path, "pdf", measures, traits, width=width, of=of)
 
 
@@ -111,7 +115,7 @@ def to_png(
     measures: Mapping[str, Any] | None = None,
     **traits: Any,
 ) -> Path:
-    """Write a figure as PNG with ``dpi`` dots an inch; all else as for :func:`to_svg`.
+    """Write a figure as PNG, ending in ``.png``, with ``dpi`` dots an inch; all else as for :func:`to_svg`.
 
     Below 144 dots an inch it is meant for the screen and kept small: its colours are those of a palette.
     """
@@ -131,6 +135,13 @@ def _write(
         raise FileNotFoundError(f"There is no folder {target.parent} to write {target.name} into.")
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder. Name a file in it: {target / f'attention.{format}'}.")
+    suffix, right = target.suffix.lower().removeprefix("."), f"{target.stem}.{format}"
+    if suffix != format:
+        instead = f"Call to_{suffix}, or name" if suffix in get_args(Format) else "Name"
+        raise ValueError(
+            f"to_{format} writes {format.upper()}, but {target.name} does not end in .{format}. "
+            f"{instead} the file {right}."
+        )
     target.write_bytes(draw(selected(shown, measures, traits), format, **how, name=target.name))
     return target
 
@@ -153,11 +164,15 @@ def draw(
         if not (isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value > 0):
             unit = "millimetres: 85 is one column, 170 are two" if what == "width" else "dots an inch: 300 is usual"
             raise ValueError(f"{what} is {value!r}; it must be a number above 0, in {unit}.")
+    if not _NARROWEST <= width <= _WIDEST:
+        raise ValueError(
+            f"width is {width!r}; it must be {_NARROWEST} to {_WIDEST}, in millimetres: 85 is one column, 170 are two."
+        )
     if format == "png" and width / 25.4 * dpi > _MOST:
         raise ValueError(f"{width:g} mm at {dpi:g} dots an inch are more than {_MOST} dots. Lower one of the two.")
     if of not in ("view", "matrix", "both"):
         raise ValueError(f"of is {of!r}; it must be 'view', 'matrix' or 'both'.")
-    if format not in ("svg", "pdf", "png"):
+    if format not in get_args(Format):
         raise ValueError(f"There is no format {format!r}; there are svg, pdf and png.")
     looking = Looking(selection)
     with settings():

@@ -16,7 +16,7 @@ from .heatmap import painted
 from .legends import Flow, legend, ramp
 from .looked import Cells, Edges, Looking, carried, is_weight, summed
 from .sheet import SMALL, TEXT, Sheet, fitted, width_of
-from .words import counted, delta_text, fixed, labels_of, named, weight_text
+from .words import counted, delta_text, fixed, labels_of, named, thousands, weight_text
 
 _EVEN = 4.0  # the end of the scale of patches is at least this many times the uniform weight
 _NUMBERED, _LEAST = 5, 0.015  # tokens whose numbers are named, and from which weight on
@@ -279,22 +279,22 @@ def _decimals(weight: float, signed: bool) -> str:
 def table(sheet: Sheet, looking: Looking) -> None:
     """Draws the strongest edges as a table: of what is in focus, else of all queries."""
     map, share = looking.map, looking.chosen.threshold
-    best, count = Edges.joined([]), 0
+    best, count, listed = Edges.joined([]), 0, 0
     rows: Sequence[tuple[int, Cells]] = [(query, map.rows([query])) for query in looking.focus]
     for at, cells in rows or [(at, cells) for at, cells, _ in map.pieces()]:
         cells = cells if rows else cells[: max(0, looking.asking - at)]
         count += len(carried(cells, share))
-        some = Edges.joined([best, _all(cells, at)])
+        edges = carried(cells, 1.0, at) if rows else _all(cells, at)
+        listed += len(edges)
+        some = Edges.joined([best, edges])
         best = some.where(np.lexsort((some.key, some.query, -np.abs(some.weight)))[:_LISTED])
-    whose = (
-        f"the weight of {named(map.queries.labels, looking.focus[0])}"
-        if len(looking.focus) == 1
-        else "the weight of each row"
-    )
-    told = f"{counted(count, 'edge')} {'carries' if count == 1 else 'carry'} {round(share * 100)} % of {whose}; "
-    told += (
-        f"the strongest {len(best)} are listed." if len(best) == _LISTED else f"{counted(len(best), 'edge')} listed."
-    )
+    focus = looking.focus
+    who = named(map.queries.labels, focus[0]) if len(focus) == 1 else counted(len(focus), "pinned token")
+    whose = f"the weight of {who}" if focus else "each row"
+    carry = f"{'carries' if count == 1 else 'carry'} {fixed(share * 100, 0)} % of"
+    told = f"{counted(count, 'edge')} {'with any weight in' if share == 1 else carry} {whose}; "
+    rest = f"the strongest {len(best)} of {thousands(listed)} are" if listed > len(best) else counted(listed, "edge")
+    told += f"{rest} listed."
     sheet.height += sheet.wide_text(sheet.height, told, colour=inks.SOFT) + 8
     queries, keys = labels_of(map.queries), labels_of(map.keys)
     ends = [0.0, sheet.width * 0.35, sheet.width * 0.8, sheet.width]
@@ -315,8 +315,8 @@ def table(sheet: Sheet, looking: Looking) -> None:
 
 
 def _all(cells: Cells, at: int) -> Edges:
-    """Every edge of some rows."""
-    row, key = np.nonzero(is_weight(cells))
+    """Every edge of some rows that has any weight."""
+    row, key = np.nonzero(is_weight(cells) & (cells != 0))
     return Edges(row + at, key, cells[row, key].astype(float), np.zeros(len(row), int))
 
 

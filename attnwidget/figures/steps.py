@@ -22,6 +22,8 @@ from .words import counted, figure, labels_of, named, thousands, weight_figure
 
 _LINES = 16
 _ROW, _STRIP, _OWN, _BAR = 17.0, 16.0, 6.0, 40.0  # of the table; of a strip, of the model's own below it, of bars
+_SIGN = 17.0  # the room of the number of a step
+_NAMES = 82 + _SIGN  # of what strips are
 _DEEPEST = 0.75  # of the ramp: beyond, both of its ends become alike
 _SCORES = ("scaled", "capped", "score")
 
@@ -133,6 +135,12 @@ def _shades(values: Vector, most: float) -> NDArray[Any]:
     return np.asarray(inks.ramp("difference")[inks.shades(share)])
 
 
+def _badge(sheet: Sheet, step: int, x: float, y: float) -> None:
+    """The number of a step, as on the screen."""
+    sheet.rect(x, y - 6.5, 13, 13, inks.SOFT, corner=6.5)
+    sheet.text(x + 6.5, y, str(step), SMALL - 2, inks.GROUND, "center", bold=True)
+
+
 def _strip(
     sheet: Sheet,
     name: str,
@@ -142,10 +150,13 @@ def _strip(
     own: Vector | None = None,
     most: float | None = None,
     bars: bool = False,
+    step: int | None = None,
 ) -> None:
     """One vector: a cell for each of its numbers, on several lines where there are many."""
-    left, right = 84.0, sheet.width - 84
-    sheet.text(0, sheet.height + _STRIP / 2, fitted(name, left - 8, SMALL), SMALL, inks.INK)
+    left, right = _NAMES, sheet.width - 84
+    if step is not None:
+        _badge(sheet, step, 0, sheet.height + _STRIP / 2)
+    sheet.text(_SIGN, sheet.height + _STRIP / 2, fitted(name, left - _SIGN - 8, SMALL), SMALL, inks.INK)
     sheet.text(sheet.width, sheet.height + _STRIP / 2, said, SMALL, inks.SOFT, "right")
     n, room = len(values), right - left
     lines = max(1, math.ceil(n * (1.25 if n > 512 else 2.4) / room))
@@ -191,10 +202,10 @@ def _vectors(sheet: Sheet, subject: _Subject, positions: bool) -> None:
     head, query, key = subject.head, subject.query, subject.key
     q, k = head.query(query, positions), head.key(key, positions)
     own = None if positions or head.meta.get("positions") != "rotary" else (head.query(query), head.key(key))
-    _strip(sheet, f"q {subject.names[0]}", q, _norm(q), own=own and own[0])
+    _strip(sheet, f"q {subject.names[0]}", q, _norm(q), own=own and own[0], step=1)
     _strip(sheet, f"k {subject.names[1]}", k, _norm(k), own=own and own[1])
     _strip(sheet, "q × k", q * k, f"Σ {figure(float(subject.now.dot[key]))}", own=own and own[0] * own[1], bars=True)
-    sheet.text(84, sheet.height + 6, f"{len(q)} dimensions; orange is below 0", SMALL, inks.SOFT)
+    sheet.text(_NAMES, sheet.height + 6, f"{len(q)} dimensions; orange is below 0", SMALL, inks.SOFT)
     sheet.height += 22
 
 
@@ -213,10 +224,10 @@ def _sums(sheet: Sheet, subject: _Subject) -> None:
     _strip(sheet, f"× {weight_figure(p)}", v * p, _norm(v * p), most=most)
     _strip(sheet, "z = Σ", now.z, _norm(now.z), own=None if own is now else own.z)
     if now.written is not None:
-        _strip(sheet, "W_O z", now.written, _norm(now.written), own=None if own is now else own.written)
-        sheet.text(
-            84, sheet.height + 6, f"{thousands(len(now.written))} dimensions of the residual stream", SMALL, inks.SOFT
-        )
+        step = subject.columns[-1].step + 1
+        _strip(sheet, "W_O z", now.written, _norm(now.written), own=None if own is now else own.written, step=step)
+        stream = f"{thousands(len(now.written))} dimensions of the residual stream"
+        sheet.text(_NAMES, sheet.height + 6, stream, SMALL, inks.SOFT)
         sheet.height += 16
 
 
@@ -237,15 +248,17 @@ def _ends(subject: _Subject, keys: Sequence[int], id: str) -> tuple[float, float
 def _table(sheet: Sheet, subject: _Subject) -> None:
     own, now, columns = subject.own, subject.now, subject.columns
     keys = worth_a_line(own, now, _LINES, subject.key)
-    first = min(max(width_of(subject.keys[j]) for j in keys) + 14, sheet.width * 0.24, 150.0)
+    longest = max(width_of(subject.keys[j], TEXT, j == subject.key) for j in keys)
+    longest = min(longest, sheet.width * 0.24 - 14, 136.0)
+    first = longest + 14
     wide = (sheet.width - first) / len(columns)
     y = sheet.height + 9
     sheet.text(5, y, "key", SMALL, inks.SOFT)
     for n, column in enumerate(columns):
         x = first + n * wide
-        sheet.rect(x, y - 6.5, 13, 13, inks.SOFT, corner=6.5)
-        sheet.text(x + 6.5, y, str(column.step), SMALL - 2, inks.GROUND, "center", bold=True)
-        sheet.text(x + 17, y, fitted(column.head + (", off" if column.off else ""), wide - 20, SMALL), SMALL, inks.SOFT)
+        _badge(sheet, column.step, x, y)
+        name = fitted(column.head + (", off" if column.off else ""), wide - _SIGN - 3, SMALL)
+        sheet.text(x + _SIGN, y, name, SMALL, inks.SOFT)
     y += 14
     sheet.lines([[(0, y - 5), (sheet.width, y - 5)]], inks.LINE)
     ends = {column.id: _ends(subject, keys, column.id) for column in columns if column.id != "value"}
@@ -255,7 +268,7 @@ def _table(sheet: Sheet, subject: _Subject) -> None:
         if j == subject.key:
             sheet.rect(0, y - _ROW, sheet.width, _ROW, inks.over(inks.ACCENT, 0.1))
         seen = now.sees[j] == ALLOWED
-        label = fitted(subject.keys[j], first - 14, TEXT, j == subject.key)
+        label = fitted(subject.keys[j], longest, TEXT, j == subject.key)
         sheet.text(5, middle, label, TEXT, inks.INK if seen else inks.SOFT, bold=j == subject.key)
         for n, column in enumerate(columns):
             x = first + n * wide

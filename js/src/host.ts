@@ -76,7 +76,7 @@ export function show(model: Model, el: HTMLElement, signal: AbortSignal): void {
   const say = ({ meta: { samples } }: Tiles, sample: number): void => {
     const name = `${samples.noun} ${sample + 1} of ${samples.count}`;
     if (!answers(transport)) {
-      const [where, how] = gone.aborted ? ["here, and the kernel has stopped or was restarted", "Run the cell again"] : ["in this page", "Export with a larger budget= to include it"];
+      const [where, how] = gone.aborted ? ["here, and the kernel has stopped or was restarted", "Run the cell again"] : ["in this page", "A larger budget would include it"];
       state.set({ notice: { missing: true, words: `${name.charAt(0).toUpperCase()}${name.slice(1)} is not stored ${where}. ${how}.` } });
       return;
     }

@@ -138,7 +138,7 @@ function missingWords(key: string): string {
   if (key.startsWith("verified/")) return "Verifying runs the model: open the notebook.";
   if (!key.startsWith("map/")) return "This row or column is not stored in this page: its map is stored pooled. Open the notebook to see it exactly.";
   const what = key.includes("/*") ? "This view over several heads" : "This head";
-  return `${what} is not stored in this page. Export with a larger budget= to include it.`;
+  return `${what} is not stored in this page. A larger budget would include it.`;
 }
 
 // ── the kernel ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -251,7 +251,7 @@ describe("another sample", () => {
     const { host } = await begin();
     mounted[0].state.set({ sample: 1 });
     await settled();
-    expect(notice()).toEqual({ missing: true, words: "Text 2 of 3 is not stored in this page. Export with a larger budget= to include it." });
+    expect(notice()).toEqual({ missing: true, words: "Text 2 of 3 is not stored in this page. A larger budget would include it." });
     expect([titles(), mounted[0].signal.aborted, host.values["sample"]]).toEqual([["sample 0"], false, undefined]);
     mounted[0].state.set({ sample: 0 });
     await settled();

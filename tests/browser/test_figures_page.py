@@ -208,3 +208,32 @@ def test_a_difference_has_the_same_signs(page: Page, tmp_path: Path) -> None:
     size = drawn.shape[0] // n
     assert abs(seen - drawn[size // 2 :: size, size // 2 :: size]).max() <= 12
     assert not page.outside
+
+
+@pytest.mark.parametrize(
+    "traits",
+    [
+        {"layer": 0}, {"layer": 0, "query": 6}, {"layer": 0, "pinned": [4, 5]}, {"layer": 0, "threshold": 0.5},
+        {"layer": 0, "threshold": 1.0}, {"layer": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_table_says_the_same_and_lists_the_same_edges(page: Page, tmp_path: Path, traits: dict[str, Any]) -> None:
+    """A figure lists 40 edges at most, of those that the screen lists, and says so."""
+    chosen = {"view": "table", "head": None if traits["layer"] is None else 2, **traits}
+    widget = opened(page, made(), tmp_path, **chosen)
+    caption = widget.locator(".attn-table caption")
+    expect(caption).to_have_text(re.compile(r"listed\.$"))
+    shown = caption.inner_text()
+    rows = widget.locator(".attn-table tbody tr")
+    count = rows.count()
+    assert f"; {count} edges listed." in shown
+    drawn = texts(svg(made(), **chosen))
+    wanted = shown if count <= 40 else shown.replace(f"; {count} edges", f"; the strongest 40 of {count} are")
+    assert wanted in " ".join(drawn)
+    told = [text.removeprefix("<") for text in drawn if re.fullmatch(r"<?\d\.\d{4}", text)]
+    weights = page.evaluate("() => [...document.querySelectorAll('[data-weight]')].map((el) => +el.dataset.weight)")
+    assert [float(one) for one in told] == pytest.approx(weights[:40], abs=1.1e-3), (
+        "the page holds them to within 0.001"
+    )
+    assert not page.outside

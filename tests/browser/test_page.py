@@ -177,6 +177,22 @@ def test_the_texts_of_a_batch_and_the_steps_of_a_generation_live_in_a_page(
     assert not requests
 
 
+def test_the_steps_of_every_head_that_has_room_live_in_a_page(page: Page, tmp_path: Path) -> None:
+    """Oracle: the exact row of Python's own attention."""
+    from attnwidget import capture, tiny
+
+    model, tokenizer = tiny.decoder()
+    shown = capture(model, "The cat saw the dog.", tokenizer, keep_values=True)
+    widget = opened(page, to_html(shown, tmp_path / "steps.html", layer=1, head=0, query=6, view="steps"))
+    for layer, head in ((1, 0), (0, 1), (3, 2)):
+        widget.locator(f"[data-layer='{layer}'][data-head='{head}']").click()
+        expect(widget).to_have_attribute("data-selection", f"decoder/{layer}/{head}")
+        most = float(shown[layer, head].row(6).max())
+        expect(widget.locator(".attn-view")).to_contain_text(f"{most:.2f}")
+        expect(widget.locator(".attn-view")).not_to_contain_text("not stored")
+    assert not page.outside
+
+
 # ── what follows from changes while the pointer rests ───────────────────────────────────────────────────────────────
 
 

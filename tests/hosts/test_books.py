@@ -118,7 +118,7 @@ def test_nbconvert_html(built: Path, reader: Page, numbers: Attention, cell: Cal
     expect(large).to_contain_text("not stored")
     top(reader, shots / "book-nbconvert.png")
     assert not reader.outside
-    recorded(cell, "nbconvert HTML", "executed and converted, opened as a file")
+    recorded(cell, "nbconvert HTML", "executed, converted with the settings of embedding.md, opened as a file")
 
 
 def test_nbconvert_slides(
@@ -136,7 +136,12 @@ def test_nbconvert_slides(
         top(reader, shots / f"book-slides-{slide}.png")
         reader.locator("section.present .jp-InputPrompt").first.click()  # arrow keys are the deck's again
     assert [url for url in reader.outside if not url.startswith(MERMAID)] == []
-    recorded(cell, "nbconvert slides", "executed and converted, opened as a file", "yes, with reveal.js beside it")
+    recorded(
+        cell,
+        "nbconvert slides",
+        "executed, converted with the settings of embedding.md, opened as a file",
+        "yes, with reveal.js beside it",
+    )
 
 
 def test_sphinx_with_myst_nb(
@@ -146,7 +151,7 @@ def test_sphinx_with_myst_nb(
     alive(reader, numbers)
     top(reader, shots / "book-sphinx.png")
     assert not reader.outside
-    recorded(cell, "Sphinx with myst-nb", "executed and built, opened as a file")
+    recorded(cell, "Sphinx with myst-nb", "built with the settings of embedding.md, opened as a file")
 
 
 def test_a_notebook_saved_with_live_widgets_gives_the_same_pages(
