@@ -98,3 +98,11 @@ def of_positions(numbers: Numbers, allowed: NDArray[np.bool_], grid: tuple[int, 
     between = numbers[-patches:, -patches:].reshape(high, wide, high, wide)
     down = np.array_equal(between[:-1, :, :-1], between[1:, :, 1:])
     return down and np.array_equal(between[:, :-1, :, :-1], between[:, 1:, :, 1:])
+
+
+def window_of(start: Any, stop: Any, keys: int) -> int | None:
+    """Width of a causal sliding window, from where rows [batch, query] begin and end; None where there is none."""
+    widths = stop - start
+    widest = int(widths.max())
+    whole = (widths[:, widest:] == widest) | (widths[:, widest:] == 0)  # rows of padding have no width
+    return widest if widest < keys and bool(whole.all()) else None

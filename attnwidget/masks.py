@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .alone import of_positions
+from .alone import of_positions, window_of
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -182,12 +182,8 @@ class Mask:
     @cached_property
     def window(self) -> int | None:
         """Width of a causal sliding window, or None."""
-        if self.dense is not None or not self.is_causal:
-            return None
-        widths = self.stop - self.start
-        widest = int(widths.max())
-        whole = (widths[:, widest:] == widest) | (widths[:, widest:] == 0)  # rows of padding have no width
-        return widest if widest < self.keep.shape[1] and bool(whole.all()) else None
+        causal = self.dense is None and self.is_causal
+        return window_of(self.start, self.stop, self.keep.shape[1]) if causal else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .alone import Head, Numbers, allowed_by
+from .alone import Head, Numbers, allowed_by, window_of
 from .chosen import Chosen, grouping, within
 from .shown import PartOf, Reduce, Run
 from .tokens import Tokens, numbered
@@ -77,12 +77,8 @@ class Mask:
     @cached_property
     def window(self) -> int | None:
         """Width of a causal sliding window, or None."""
-        if self.dense is not None or not self.is_causal:
-            return None
-        widths = self.stop - self.start
-        widest = int(widths.max())
-        whole = (widths[:, widest:] == widest) | (widths[:, widest:] == 0)  # rows of padding have no width
-        return widest if widest < self.keep.shape[1] and bool(whole.all()) else None
+        causal = self.dense is None and self.is_causal
+        return window_of(self.start, self.stop, self.keep.shape[1]) if causal else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -238,11 +238,11 @@ def _dots(sheet: Sheet, curves: list[list[float]], colour: inks.Colour, size: fl
     sheet.shapes([circle + end for curve in curves for end in ((curve[0], curve[1]), (curve[6], curve[7]))], colour)
 
 
-def _roomy(tokens: Iterable[int], x: object, rank: Mapping[int, float]) -> list[int]:
+def _roomy(tokens: Iterable[int], x: Callable[[int], float], rank: Mapping[int, float]) -> list[int]:
     """The tokens that have room for their slanted label: the first in rank before others."""
     taken: list[int] = []
     for token in sorted(tokens, key=lambda one: -rank[one]):
-        if all(abs(x(other) - x(token)) >= _APART for other in taken):  # type: ignore[operator]
+        if all(abs(x(other) - x(token)) >= _APART for other in taken):
             taken.append(token)
     return sorted(taken)
 

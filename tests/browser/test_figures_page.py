@@ -78,6 +78,22 @@ def colours(page: Page, canvas: Any, points: list[tuple[float, float]]) -> NDArr
     return np.array(page.evaluate(COLOURS, [handle, points]))[:, :3]
 
 
+def cells(page: Page, widget: Any, n: int) -> NDArray[Any]:
+    """The colours of the cells of a heat map on screen, [n, n, 3]."""
+    grid = widget.locator(".attn-map")
+    grid.scroll_into_view_if_needed()
+    expect(grid).to_have_attribute("data-sharp", "true")
+    box = grid.bounding_box()
+    assert box is not None
+    # A corner of each cell: there are numbers in the middle.
+    points = [
+        (box["x"] + (j + 0.12) * box["width"] / n, box["y"] + (i + 0.12) * box["height"] / n)
+        for i in range(n)
+        for j in range(n)
+    ]
+    return colours(page, grid.locator("canvas").first, points).reshape(n, n, 3)
+
+
 def test_arcs_have_the_same_edges_numbers_and_labels(page: Page, tmp_path: Path) -> None:
     shown = made()
     widget = opened(page, shown, tmp_path, layer=1, head=2, threshold=0.8)
@@ -112,18 +128,7 @@ def test_arcs_have_the_same_edges_numbers_and_labels(page: Page, tmp_path: Path)
 def test_cells_of_the_heat_map_have_the_same_colours(page: Page, tmp_path: Path, scale: str) -> None:
     shown, n = made(), len(TOKENS)
     widget = opened(page, shown, tmp_path, layer=0, head=1, view="heatmap", scale=scale)
-    grid = widget.locator(".attn-map")
-    grid.scroll_into_view_if_needed()
-    expect(grid).to_have_attribute("data-sharp", "true")
-    box = grid.bounding_box()
-    assert box is not None
-    # A corner of each cell: there are numbers in the middle.
-    points = [
-        (box["x"] + (j + 0.12) * box["width"] / n, box["y"] + (i + 0.12) * box["height"] / n)
-        for i in range(n)
-        for j in range(n)
-    ]
-    seen = colours(page, grid.locator("canvas").first, points).reshape(n, n, 3)
+    seen = cells(page, widget, n)
     drawn = picture(svg(shown, layer=0, head=1, view="heatmap", scale=scale))
     size = drawn.shape[0] // n
     drawn = drawn[size // 2 :: size, size // 2 :: size]
@@ -193,17 +198,7 @@ def test_the_steps_have_the_same_numbers(page: Page, tmp_path: Path) -> None:
 def test_a_difference_has_the_same_signs(page: Page, tmp_path: Path) -> None:
     shown, n = compare(made(0), made(1), names=("new", "old")), len(TOKENS)
     widget = opened(page, shown, tmp_path, view="heatmap", layer=0, head=0)
-    grid = widget.locator(".attn-map")
-    grid.scroll_into_view_if_needed()
-    expect(grid).to_have_attribute("data-sharp", "true")
-    box = grid.bounding_box()
-    assert box is not None
-    points = [
-        (box["x"] + (j + 0.12) * box["width"] / n, box["y"] + (i + 0.12) * box["height"] / n)
-        for i in range(n)
-        for j in range(n)
-    ]
-    seen = colours(page, grid.locator("canvas").first, points).reshape(n, n, 3)
+    seen = cells(page, widget, n)
     drawn = picture(svg(shown, layer=0, head=0, view="heatmap"))
     size = drawn.shape[0] // n
     assert abs(seen - drawn[size // 2 :: size, size // 2 :: size]).max() <= 12
