@@ -94,7 +94,9 @@ def test_whatever_is_wrong_with_a_page_it_says_so_or_draws(seed: int, page: Page
     q, k = torch.randn(2, 2, 3, 9, 8, generator=torch.Generator().manual_seed(0))
     attention = Attention.from_qk(q, k, [*HOSTILE[:6], "a", "b", "c"], model=HOSTILE[0])
     fragment = embed(attention, layer=0, head=1, script="attnwidget.js", views={HOSTILE[2]: {"view": "table"}})
-    data = json.loads(DATA.search(fragment)[2])  # type: ignore[index]
+    found = DATA.search(fragment)
+    assert found is not None
+    data = json.loads(found[2])
     code = embed_script(tmp_path / "attnwidget.js").read_text("utf-8")
     dialogs: list[str] = []
     page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
